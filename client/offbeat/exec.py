@@ -110,10 +110,10 @@ _PING_NUMBERS = ("--done", "--total", "--duration", "--wait")
 
 def main() -> NoReturn:
     """Run the command in sys.argv and end the process, also while a thread hangs in the look-up of a name."""
-    words, environment = sys.argv[1:], original_environment()
-    if words[0] == "exec":
-        run_exec(words[1:], environment)
-    os._exit(run_ping(words[1:], environment))
+    arguments, environment = sys.argv[1:], original_environment()
+    if arguments[0] == "exec":
+        run_exec(arguments[1:], environment)
+    os._exit(run_ping(arguments[1:], environment))
 
 
 # --------------------------------------------------------------------------------------------------------- environment
@@ -137,9 +137,9 @@ def original_environment() -> dict[bytes, bytes]:
     except (OSError, ValueError):
         raw = b""
     pairs = (each.partition(b"=") for each in raw.split(b"\0") if b"=" in each[1:])
-    found = {name: value for name, _, value in pairs} or dict(os.environb)
-    found.pop(b"OFFBEAT_ENVIRONMENT_FD", None)
-    return found
+    environment = {name: value for name, _, value in pairs} or dict(os.environb)
+    environment.pop(b"OFFBEAT_ENVIRONMENT_FD", None)
+    return environment
 
 
 def variable(environment: dict[bytes, bytes], name: str) -> str:
@@ -172,29 +172,29 @@ class Options:
         self.amounts: dict[str, float] = {}
         self.problems: list[str] = []
 
-    def read(self, words: list[str]) -> list[str]:
-        """Read the options at the beginning of `words`; the rest begins with `--` or with no option.
+    def read(self, arguments: list[str]) -> list[str]:
+        """Read the options at the beginning of `arguments`; the rest begins with `--` or with no option.
 
         Raises UsageError for an unknown option and for one whose value is missing.
         """
-        while words and words[0].startswith("-") and words[0] not in ("--", "-"):
-            name, equals, value = words[0].partition("=")
+        while arguments and arguments[0].startswith("-") and arguments[0] not in ("--", "-"):
+            name, equals, value = arguments[0].partition("=")
             if name in ("-h", "--help"):
                 self.given["--help"] = ""
                 return []
             if name in self.flags and not equals:
                 self.given[name] = ""
-                words = words[1:]
+                arguments = arguments[1:]
                 continue
             if name not in self.texts and name not in self.numbers:
-                raise UsageError(f"no such option: {words[0]}")
+                raise UsageError(f"no such option: {arguments[0]}")
             if not equals:
-                if len(words) < 2:
+                if len(arguments) < 2:
                     raise UsageError(f"{name} needs a value")
-                value = words[1]
-            words = words[1:] if equals else words[2:]
+                value = arguments[1]
+            arguments = arguments[1:] if equals else arguments[2:]
             self._take(name, value)
-        return words
+        return arguments
 
     def _take(self, name: str, value: str) -> None:
         if name in self.texts:
@@ -214,44 +214,44 @@ class Options:
         return self.given.get(name, "").strip() or None
 
 
-class Asked:
+class CommandLine:
     """The command line of `exec`: the options, the KEY (None: none was given) and the command."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, arguments: list[str]) -> None:
         self.options = Options(_EXEC_TEXTS, _EXEC_NUMBERS, _EXEC_FLAGS)
         self.key: str | None = None
         try:
-            rest = self.options.read(words)
+            remaining = self.options.read(arguments)
         except UsageError as error:
             # With `--` it is known which command to run, and a wrong option must not keep it from running.
-            if "--" not in words:
+            if "--" not in arguments:
                 raise
-            at = words.index("--")
+            at = arguments.index("--")
             self.options.problems.append(str(error))
-            self.key = next((word for word in reversed(words[:at]) if not word.startswith("-")), None)
-            rest = words[at:]
+            self.key = next((argument for argument in reversed(arguments[:at]) if not argument.startswith("-")), None)
+            remaining = arguments[at:]
         else:
-            if rest and rest[0] != "--":
-                self.key, rest = rest[0], self._after_key(rest[1:])
-        self.command = rest[1:] if rest[:1] == ["--"] else rest
+            if remaining and remaining[0] != "--":
+                self.key, remaining = remaining[0], self._after_key(remaining[1:])
+        self.command = remaining[1:] if remaining[:1] == ["--"] else remaining
         if not self.command and "--help" not in self.options.given:
             raise UsageError("no command is given: offbeat exec KEY -- COMMAND...")
 
-    def _after_key(self, words: list[str]) -> list[str]:
+    def _after_key(self, arguments: list[str]) -> list[str]:
         """Options after KEY are ours only if `--` follows them; otherwise they are the command's."""
-        if not words or not words[0].startswith("-") or words[0] == "--":
-            return words
+        if not arguments or not arguments[0].startswith("-") or arguments[0] == "--":
+            return arguments
         later = Options(_EXEC_TEXTS, _EXEC_NUMBERS, _EXEC_FLAGS)
         try:
-            rest = later.read(words)
+            remaining = later.read(arguments)
         except UsageError:
-            return words
-        if rest[:1] != ["--"] and "--help" not in later.given:
-            return words
+            return arguments
+        if remaining[:1] != ["--"] and "--help" not in later.given:
+            return arguments
         self.options.given |= later.given
         self.options.amounts |= later.amounts
         self.options.problems += later.problems
-        return rest
+        return remaining
 
 
 # ------------------------------------------------------------------------------------------------------------- address
@@ -263,8 +263,8 @@ class ServerAddress:
     def __init__(self, url: str) -> None:
         """Raises ValueError if no server can be reached under this address."""
         text = _without_quotes(url)
-        scheme, found, rest = text.partition("://")
-        if not found:
+        scheme, separator, rest = text.partition("://")
+        if not separator:
             scheme, rest = "http", text
         self.scheme = scheme.lower()
         if self.scheme not in ("http", "https"):
@@ -277,7 +277,7 @@ class ServerAddress:
         self.path = _quoted(self.path.rstrip("/"), "/%")
         self.query = _quoted(self.query, "/%=&+:,")
         self.credentials = user
-        self.note = None if text == url.strip() and found else f"{self.shown} is used"
+        self.note = None if text == url.strip() and separator else f"{self.shown} is used"
 
     @property
     def shown(self) -> str:
@@ -331,14 +331,14 @@ def fitted(text: str, chars_max: int) -> str:
 
     The same text always gives the same result, and so does a result.
     """
-    whole = os.fsencode(text).decode("utf-8", "replace").strip()
-    whole = "".join(char if char.isprintable() else "_" for char in whole)
-    if len(whole) <= chars_max:
-        return whole
+    printable = os.fsencode(text).decode("utf-8", "replace").strip()
+    printable = "".join(char if char.isprintable() else "_" for char in printable)
+    if len(printable) <= chars_max:
+        return printable
     import hashlib
 
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:16]
-    return f"{whole[: chars_max - 17]}-{digest}"
+    digest = hashlib.sha256(printable.encode()).hexdigest()[:16]
+    return f"{printable[: chars_max - 17]}-{digest}"
 
 
 class PreparedPing:
@@ -354,13 +354,13 @@ class PingTarget:
     def __init__(self, address: ServerAddress, key: str) -> None:
         """`key`: a key, PINGKEY/SLUG, or the whole ping URL, which then is the address too. Raises ValueError."""
         key = _without_quotes(key)
-        self.said: str | None = None  # the signal that a whole URL ends with
+        self.signal_in_url: str | None = None  # the signal that a whole URL ends with
         self.advice = {404: "check KEY" if is_url(key) else "check KEY and --url (or OFFBEAT_URL)"}
         if is_url(key):
             address = ServerAddress(key)
             before, _, last = address.path.rpartition("/")
-            if _is_what(last):
-                address.path, self.said = before, last
+            if _is_signal_or_code(last):
+                address.path, self.signal_in_url = before, last
         elif not key:
             raise ValueError("KEY is empty")
         elif not key.isprintable():
@@ -385,9 +385,9 @@ def is_url(key: str) -> bool:
     return "://" in key or "/api/v1/heartbeat/" in key
 
 
-def _is_what(word: str) -> bool:
+def _is_signal_or_code(text: str) -> bool:
     """Whether this is a signal or an exit code."""
-    return word in SIGNALS or (word.isascii() and word.isdigit() and len(word) <= 10)
+    return text in SIGNALS or (text.isascii() and text.isdigit() and len(text) <= 10)
 
 
 def _charset_of(message: bytes) -> str:
@@ -407,10 +407,10 @@ class HttpResponse:
     def __init__(self, raw: bytes) -> None:
         head, _, self.body = raw.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
-        words = first.split(None, 2)
-        if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
+        parts = first.split(None, 2)
+        if len(parts) < 2 or not parts[0].startswith("HTTP/") or not parts[1].isdigit():
             raise OSError("the answer is not HTTP")
-        self.status, self.reason = int(words[1]), words[2] if len(words) > 2 else ""
+        self.status, self.reason = int(parts[1]), parts[2] if len(parts) > 2 else ""
         pairs = (line.partition(":") for line in lines)
         self.headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
 
@@ -672,9 +672,9 @@ def _refusal_of(answer: HttpResponse, advice: dict[int, str]) -> str:
             text = ""
     elif answer.headers.get("content-type", "").startswith("text/html"):
         text = ""
-    said = f"{answer.status} {answer.reason}".strip() + (f": {' '.join(text.split())}" if text else "")
-    said = said[:REASON_CHARS_MAX]
-    return f"{said}: {advice[answer.status]}" if answer.status in advice else said
+    refusal = f"{answer.status} {answer.reason}".strip() + (f": {' '.join(text.split())}" if text else "")
+    refusal = refusal[:REASON_CHARS_MAX]
+    return f"{refusal}: {advice[answer.status]}" if answer.status in advice else refusal
 
 
 # -------------------------------------------------------------------------------------------------------------- output
@@ -910,10 +910,10 @@ class ChildProcess:
     def _next_signal(self, seconds: float | None) -> tuple[int, bool]:
         """The next signal (0: none came in time), and whether the terminal sent it to the whole process group."""
         if hasattr(signal, "sigtimedwait"):
-            found = (
+            info = (
                 signal.sigtimedwait(self.watched, seconds) if seconds is not None else signal.sigwaitinfo(self.watched)
             )
-            return (found.si_signo, found.si_code == _SI_KERNEL) if found is not None else (0, False)
+            return (info.si_signo, info.si_code == _SI_KERNEL) if info is not None else (0, False)
         timer = threading.Timer(seconds, self.wake) if seconds is not None else None
         if timer is not None:
             timer.daemon = True
@@ -971,7 +971,7 @@ def _hint(command: list[str], number: int) -> str:
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
-def run_exec(words: list[str], environment: dict[bytes, bytes]) -> NoReturn:
+def run_exec(arguments: list[str], environment: dict[bytes, bytes]) -> NoReturn:
     """`offbeat exec`: ends this process with the exit status of the command."""
     for fd in (0, 1, 2):
         try:
@@ -979,17 +979,17 @@ def run_exec(words: list[str], environment: dict[bytes, bytes]) -> NoReturn:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # so that none of our own files gets this number; the job finds it closed
     try:
-        asked = Asked(words)
+        command_line = CommandLine(arguments)
     except UsageError as error:
         say(f"exec: {error} (offbeat exec --help)")
         os._exit(2)
-    if "--help" in asked.options.given:
+    if "--help" in command_line.options.given:
         os.write(1, EXEC_HELP.encode())
         os._exit(0)
-    command = [os.fsencode(word) for word in asked.command]
+    command = [os.fsencode(argument) for argument in command_line.command]
     job = ChildProcess()
     try:
-        wrapped = Wrapped(asked, environment, job)
+        wrapped = Wrapped(command_line, environment, job)
         wrapped.start(command)
     except NotStarted as error:
         os._exit(error.code)
@@ -998,7 +998,7 @@ def run_exec(words: list[str], environment: dict[bytes, bytes]) -> NoReturn:
         try:
             job.exec_here(command, environment)
         except OSError as failure:
-            say(f"{asked.command[0]}: {failure.strerror}")
+            say(f"{command_line.command[0]}: {failure.strerror}")
             os._exit(_exit_code_of(failure))
     code = job.wait()
     try:
@@ -1018,13 +1018,13 @@ class NotStarted(Exception):
 class Wrapped:
     """One command, its output and its pings."""
 
-    def __init__(self, asked: Asked, environment: dict[bytes, bytes], job: ChildProcess) -> None:
-        self.asked, self.job, options = asked, job, asked.options
+    def __init__(self, command_line: CommandLine, environment: dict[bytes, bytes], job: ChildProcess) -> None:
+        self.command_line, self.job, options = command_line, job, command_line.options
         self.wait_s = options.amounts.get("--wait", EXEC_WAIT_S)
         url = options.text("--url") or variable(environment, "OFFBEAT_URL") or DEFAULT_URL
         self.target = self._target(url)
         self.sender = Sender(self.target.address, environment, job.wake) if self.target is not None else None
-        self.run, keys = run_of(asked, environment)
+        self.run, keys = run_of(command_line, environment)
         self.environment = {**environment, b"OFFBEAT_RUN": self.run.encode(), b"OFFBEAT_RUN_KEYS": keys.encode()}
         stage, task = options.text("--stage"), options.text("--member") or options.text("--task")
         self.same: dict[str, str | None] = {
@@ -1037,27 +1037,29 @@ class Wrapped:
 
     def _target(self, url: str) -> PingTarget | None:
         """None if there is nowhere to send pings to; one line says why."""
-        problems, key, found = self.asked.options.problems, self.asked.key, None
+        problems, key, target = self.command_line.options.problems, self.command_line.key, None
         try:
             if key is None:
                 raise ValueError("no KEY is given")
-            found = PingTarget(ServerAddress(DEFAULT_URL if is_url(key) else url), key)
-            if found.address.note:
-                problems.append(f"the address {key if is_url(key) else url!r}: {found.address.note}")
+            target = PingTarget(ServerAddress(DEFAULT_URL if is_url(key) else url), key)
+            if target.address.note:
+                problems.append(f"the address {key if is_url(key) else url!r}: {target.address.note}")
         except ValueError as error:
             about = "" if str(error).startswith(("KEY", "no KEY")) else f"the address {url!r} "
             problems.append(f"{about}{error}; the command runs without being reported")
         if problems:
             say("; ".join(problems))
-        return found
+        return target
 
     def start(self, command: list[bytes]) -> None:
         """Start the command and the pings. Raises NotStarted."""
-        if "--no-output" not in self.asked.options.given:
+        if "--no-output" not in self.command_line.options.given:
             self.outputs = _outputs()
         self.started_at = time.monotonic()
         try:
-            self.job.start(command, self.environment, self.outputs, "--die-with-wrapper" in self.asked.options.given)
+            self.job.start(
+                command, self.environment, self.outputs, "--die-with-wrapper" in self.command_line.options.given
+            )
         except OSError as error:
             if error.filename is None:
                 raise
@@ -1073,7 +1075,7 @@ class Wrapped:
     def _report_start(self) -> None:
         if self.sender is None or self.target is None:
             return
-        alive = self.asked.options.amounts.get("--alive")
+        alive = self.command_line.options.amounts.get("--alive")
         if alive is not None:
             target, same = self.target, self.same
             self.sender.alive = max(alive, 1.0), lambda: target.beat("log", same)
@@ -1089,8 +1091,8 @@ class Wrapped:
 
     def _report_failed_start(self, error: OSError) -> NoReturn:
         code = _exit_code_of(error)
-        hint = _hint(self.asked.command, error.errno or 0)
-        text = f"{self.asked.command[0]}: {error.strerror}" + (f" ({hint})" if hint else "")
+        hint = _hint(self.command_line.command, error.errno or 0)
+        text = f"{self.command_line.command[0]}: {error.strerror}" + (f" ({hint})" if hint else "")
         say(text)
         self.job.ended_at = time.monotonic()
         self._report_start()
@@ -1124,15 +1126,15 @@ def _say_undelivered(sender: Sender) -> bool:
 
 def _outputs() -> dict[int, Output]:
     """Standard output and error; one for both if they are the same file, which keeps the order of what is written."""
-    found: dict[int, Output] = {}
+    outputs: dict[int, Output] = {}
     tail = Tail()
     for fd in (1, 2):
         if not os.get_inheritable(fd):  # it was closed, and is our own placeholder
             continue
         about = os.fstat(fd)
-        same = next((each for each in found.values() if each.identity == (about.st_dev, about.st_ino)), None)
-        found[fd] = same or Output(fd, tail)
-    return found
+        same = next((each for each in outputs.values() if each.identity == (about.st_dev, about.st_ino)), None)
+        outputs[fd] = same or Output(fd, tail)
+    return outputs
 
 
 def _joined(tails: list[Tail]) -> bytes:
@@ -1143,18 +1145,18 @@ def _joined(tails: list[Tail]) -> bytes:
     return joined.text()
 
 
-def run_of(asked: Asked, environment: dict[bytes, bytes]) -> tuple[str, str]:
+def run_of(command_line: CommandLine, environment: dict[bytes, bytes]) -> tuple[str, str]:
     """The run's id, and the keys whose run it is (as short digests) for an `offbeat exec` inside the command.
 
     Inside the command of the same key, the outer `exec` ends that run. The inner one begins a run of its own, unless it
     reports a stage or a task or was given a run.
     """
-    options, inherited = asked.options, variable(environment, "OFFBEAT_RUN")
+    options, inherited = command_line.options, variable(environment, "OFFBEAT_RUN")
     keys = variable(environment, "OFFBEAT_RUN_KEYS").split(",") if inherited else []
     if chosen := options.text("--run"):
         inherited, keys = chosen, []
     is_piece = any(options.text(name) for name in ("--stage", "--task", "--member"))
-    digest = _digest_of(asked.key or "")
+    digest = _digest_of(command_line.key or "")
     if inherited and not is_piece and digest in keys:
         inherited = ""
     if not inherited:
@@ -1168,8 +1170,10 @@ def _digest_of(key: str) -> str:
     """Of a key, however it is spelled: alone or as the end of a ping URL."""
     import zlib
 
-    words = [word for word in _without_quotes(key).partition("?")[0].split("/") if word and not _is_what(word)]
-    return f"{zlib.crc32(os.fsencode(words[-1] if words else '')):08x}"
+    parts = [
+        part for part in _without_quotes(key).partition("?")[0].split("/") if part and not _is_signal_or_code(part)
+    ]
+    return f"{zlib.crc32(os.fsencode(parts[-1] if parts else '')):08x}"
 
 
 def _new_id() -> str:
@@ -1184,15 +1188,15 @@ def _exit_code_of(error: OSError) -> int:
     return 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
 
 
-def run_ping(words: list[str], environment: dict[bytes, bytes]) -> int:
+def run_ping(arguments: list[str], environment: dict[bytes, bytes]) -> int:
     """`offbeat ping`: 0 accepted, 1 not accepted, 2 wrong usage."""
     options, rest = Options(_PING_TEXTS, _PING_NUMBERS, ()), list[str]()
     try:
-        while words:
-            words = options.read(words)
-            if words[:1] == ["--"]:
-                rest, words = rest + words[1:], []
-            rest, words = rest + words[:1], words[1:]
+        while arguments:
+            arguments = options.read(arguments)
+            if arguments[:1] == ["--"]:
+                rest, arguments = rest + arguments[1:], []
+            rest, arguments = rest + arguments[:1], arguments[1:]
         if "--help" in options.given:
             os.write(1, PING_HELP.encode())
             return 0
@@ -1211,7 +1215,7 @@ def run_ping(words: list[str], environment: dict[bytes, bytes]) -> int:
             target = PingTarget(ServerAddress(DEFAULT_URL if is_url(key) else url), key)
             address = target.address
             message = os.fsencode(options.given.get("--message", ""))
-            beat = target.beat(what or target.said or "success", _fields(options, environment), message)
+            beat = target.beat(what or target.signal_in_url or "success", _fields(options, environment), message)
     except ValueError as error:
         say(str(error) if str(error).startswith("KEY") else f"the address {url!r} {error}")
         return 1
@@ -1228,7 +1232,7 @@ def _read_ping(options: Options, rest: list[str]) -> tuple[str | None, str | Non
     if len(rest) > (1 if by_slug else 2):
         raise UsageError(f"unexpected: {rest[-1]!r}")
     what = rest[-1] if len(rest) == (1 if by_slug else 2) else None
-    if what is not None and not _is_what(what):
+    if what is not None and not _is_signal_or_code(what):
         raise UsageError(f"give a signal ({', '.join(SIGNALS)}) or an exit code, not {what!r}")
     return (None if by_slug else rest[0]), what
 

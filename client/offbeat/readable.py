@@ -54,10 +54,10 @@ def says_one_line(sentence: Callable[P, str]) -> Callable[P, str]:
     """For a function that makes a sentence of names and messages."""
 
     @wraps(sentence)
-    def said(*args: P.args, **kwargs: P.kwargs) -> str:
+    def in_one_line(*args: P.args, **kwargs: P.kwargs) -> str:
         return one_line(sentence(*args, **kwargs))
 
-    return said
+    return in_one_line
 
 
 def _spelled(match: re.Match[str]) -> str:

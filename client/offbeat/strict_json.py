@@ -40,17 +40,17 @@ def _find_twice(text: str) -> tuple[str, int, int]:
     line, at, key_follows = 1, 0, False
     for token in _TOKEN.finditer(text):
         line, at = line + text.count("\n", at, token.start()), token.start()
-        word = token[0]
-        if key_follows and word[0] == '"' and objects and (keys := objects[-1]) is not None:
-            key = json.loads(word)
+        lexeme = token[0]
+        if key_follows and lexeme[0] == '"' and objects and (keys := objects[-1]) is not None:
+            key = json.loads(lexeme)
             if key in keys:
                 return key, keys[key], line
             keys[key] = line
-        if word == "{":
+        if lexeme == "{":
             objects.append({})
-        elif word == "[":
+        elif lexeme == "[":
             objects.append(None)
-        elif word in "}]":
+        elif lexeme in "}]":
             objects.pop()
-        key_follows = word in ("{", ",")
+        key_follows = lexeme in ("{", ",")
     raise AssertionError("only called for JSON in which a key is given twice")

@@ -26,9 +26,9 @@ TEST_TIMEOUT_S = 40.0
 @with_client
 def channels_command(client: ApiClient, project: str | None, as_json: bool) -> None:
     """List channels."""
-    found = list(client.pages("/channels", project=project))
+    channels = list(client.pages("/channels", project=project))
     if as_json:
-        write_json(found)
+        write_json(channels)
         return
     known = ("slug", "project", "kind", "default", "created_at", "updated_at")
     rows = [
@@ -38,7 +38,7 @@ def channels_command(client: ApiClient, project: str | None, as_json: bool) -> N
             "default" if c["default"] else "",
             ", ".join(f"{name}={value}" for name, value in c.items() if name not in known and value is not None),
         )
-        for c in found
+        for c in channels
     ]
     write_table(("channel", "kind", "", "fields"), rows, "no channels")
 
@@ -97,9 +97,9 @@ def channel_delete(client: ApiClient, slug: str, project: str | None) -> None:
 @with_client
 def keys_command(client: ApiClient, show_all: bool, project: str | None, as_json: bool) -> None:
     """List access keys."""
-    found = [key for key in client.pages("/keys", project=project) if show_all or key["revoked_at"] is None]
+    keys = [key for key in client.pages("/keys", project=project) if show_all or key["revoked_at"] is None]
     if as_json:
-        write_json(found)
+        write_json(keys)
         return
     rows = [
         (
@@ -111,7 +111,7 @@ def keys_command(client: ApiClient, show_all: bool, project: str | None, as_json
             when(k["last_used_at"]),
             when(k["revoked_at"]),
         )
-        for k in found
+        for k in keys
     ]
     write_table(("id", "name", "role", "project", "key", "last used", "revoked"), rows, "no keys")
 
@@ -124,11 +124,11 @@ def keys_command(client: ApiClient, show_all: bool, project: str | None, as_json
 @with_client
 def key_create(client: ApiClient, name: str, role: str, project: str | None, as_json: bool) -> None:
     """Create a key. It is shown only once."""
-    made: dict[str, Any] = client("POST", "/keys", {"name": name, "role": role, "project": project})
+    created: dict[str, Any] = client("POST", "/keys", {"name": name, "role": role, "project": project})
     if as_json:
-        write_json(made)
+        write_json(created)
     else:
-        click.echo(made["key"])
+        click.echo(created["key"])
         click.echo("Save it: it is not shown again.", err=True)
 
 

@@ -121,20 +121,20 @@ def write_changes(answer: dict[str, Any], to_stderr: bool = False) -> None:
         if change["action"] != "delete":
             for field in change["fields"]:
                 console.print(Text(one_line(f"    {field['field']}: " + _old_to_new(change["action"], field))))
-    for made in answer.get("new_secrets", ()):
-        console.print(Text(one_line(f"! channel {made['channel']}: signing secret {made['secret']}")))
+    for new_secret in answer.get("new_secrets", ()):
+        console.print(Text(one_line(f"! channel {new_secret['channel']}: signing secret {new_secret['secret']}")))
         console.print("    Save it: it is not shown again.")
     counts = answer["counts"]
-    said = ", ".join(f"{counts[name]} {name}" for name in ("created", "changed", "deleted", "unchanged"))
-    console.print(f"{said}" + (" (dry run: nothing was changed)" if answer["dry_run"] else ""))
+    summary = ", ".join(f"{counts[name]} {name}" for name in ("created", "changed", "deleted", "unchanged"))
+    console.print(f"{summary}" + (" (dry run: nothing was changed)" if answer["dry_run"] else ""))
 
 
 def _old_to_new(action: str, field: dict[str, Any]) -> str:
-    new = _said(field["new"])
-    return new if action == "create" else f"{_said(field['old'])} → {new}"
+    new = _value_text(field["new"])
+    return new if action == "create" else f"{_value_text(field['old'])} → {new}"
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "(default)"
     if isinstance(value, list) and all(isinstance(each, str) for each in value):

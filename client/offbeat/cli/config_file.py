@@ -167,7 +167,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: must be an object with monitors, channels or projects")
     try:
         return {
-            name: _expand(part, name, whole=name == "channels")
+            name: _expand(part, name, in_all_texts=name == "channels")
             if name in ("channels", "monitors", "projects")
             else part
             for name, part in value.items()
@@ -196,16 +196,16 @@ def write_config(config: dict[str, Any], to: IO[str]) -> None:
     to.write(text)
 
 
-def _expand(value: Any, path: str, whole: bool) -> Any:
-    """With environment variables in place of `${NAME}`: in every text if `whole`, else in keys alone."""
+def _expand(value: Any, path: str, in_all_texts: bool) -> Any:
+    """With environment variables in place of `${NAME}`: in every text if `in_all_texts`, else in keys alone."""
     if isinstance(value, dict):
         return {
-            name: _expand(each, f"{path}.{name}", whole or (name in _KEY_FIELDS and isinstance(each, str)))
+            name: _expand(each, f"{path}.{name}", in_all_texts or (name in _KEY_FIELDS and isinstance(each, str)))
             for name, each in value.items()
         }
     if isinstance(value, list):
-        return [_expand(each, f"{path}.{index}", whole) for index, each in enumerate(value)]
-    if not whole or not isinstance(value, str) or "${" not in value:
+        return [_expand(each, f"{path}.{index}", in_all_texts) for index, each in enumerate(value)]
+    if not in_all_texts or not isinstance(value, str) or "${" not in value:
         return value
 
     def replaced(match: re.Match[str]) -> str:

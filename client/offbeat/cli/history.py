@@ -32,7 +32,7 @@ class _ByName(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] == "of" and any(not word.startswith("-") for word in args[1:]):
+        if args[0] == "of" and any(not argument.startswith("-") for argument in args[1:]):
             args = args[1:]
         if args[0] not in self.commands:
             return super().resolve_command(ctx, ["SLUG", *args])
@@ -60,9 +60,9 @@ def runs_command(context: click.Context, url: str | None, api_key: str | None, d
 def runs_of(client: ApiClient, slug: str, is_open: bool | None, limit: int, as_json: bool, **query: Any) -> None:
     """The runs of the monitor SLUG, the newest first."""
     wanted = {"open": "true" if is_open else None, **query}
-    found = client.pages(path_of("monitors", slug, "runs"), limit, **wanted)
+    runs = client.pages(path_of("monitors", slug, "runs"), limit, **wanted)
     if as_json:
-        write_json(list(found))
+        write_json(list(runs))
         return
     rows = (
         (
@@ -74,7 +74,7 @@ def runs_of(client: ApiClient, slug: str, is_open: bool | None, limit: int, as_j
             r["duration"],
             r["reason"],
         )
-        for r in found
+        for r in runs
     )
     write_table(("id", "run", "verdict", "started", "finished", "seconds", "reason"), rows, "no runs")
 
@@ -111,13 +111,13 @@ def incidents_command(
 ) -> None:
     """List incidents, the newest first."""
     path = path_of("monitors", monitor, "incidents") if monitor else "/incidents"
-    found = client.pages(path, limit, open="true" if is_open else None, project=project)
+    incidents = client.pages(path, limit, open="true" if is_open else None, project=project)
     if as_json:
-        write_json(list(found))
+        write_json(list(incidents))
         return
     rows = (
         (i["id"], i["monitor"], i["cause"], when(i["opened_at"]), when(i["resolved_at"]) or "open", i["reason"])
-        for i in found
+        for i in incidents
     )
     write_table(("id", "monitor", "cause", "opened", "resolved", "reason"), rows, "no incidents")
 

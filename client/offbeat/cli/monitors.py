@@ -35,9 +35,9 @@ _COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created
 @with_client
 def monitors_command(client: ApiClient, as_json: bool, limit: int | None, **query: Any) -> None:
     """List monitors."""
-    found = client.pages("/monitors", limit, **query)
+    monitors = client.pages("/monitors", limit, **query)
     if as_json:
-        write_json(list(found))
+        write_json(list(monitors))
         return
     rows = (
         (
@@ -48,7 +48,7 @@ def monitors_command(client: ApiClient, as_json: bool, limit: int | None, **quer
             when(m["due_at"]),
             ", ".join(m["tags"]),
         )
-        for m in found
+        for m in monitors
     )
     write_table(("monitor", "status", "runs", "last ping", "due", "tags"), rows, "no monitors")
 
@@ -109,7 +109,7 @@ def _show(monitor: dict[str, Any], as_json: bool) -> None:
     if as_json:
         write_json(monitor)
         return
-    rows = [(name, status_text(value) if name == "status" else _said(value)) for name, value in monitor.items()]
+    rows = [(name, status_text(value) if name == "status" else _value_text(value)) for name, value in monitor.items()]
     write_table((monitor["slug"], ""), (row for row in rows if row[0] not in _COMPUTED and row[1] != ""), "")
     for key in monitor["keys"]:
         bound = " ".join(part for part in (key["signal"], key["stage"]) if part) or "any signal"
@@ -118,7 +118,7 @@ def _show(monitor: dict[str, Any], as_json: bool) -> None:
         say(f"warning: {warning}")
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value in (None, False, [], ()):
         return ""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

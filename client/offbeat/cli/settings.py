@@ -126,7 +126,7 @@ def unknown_variables() -> list[str]:
 def unknown_among(of_server: set[str]) -> list[str]:
     """A sentence for each variable OFFBEAT_… of the environment that is none of these, nor of the client."""
     known = of_server | {name.upper() for name in ClientSettings._fields} | set(VARIABLES_OF_JOBS)
-    said = []
+    sentences = []
     for name, value in sorted(os.environ.items()):
         prefix, setting = name.upper()[:8], name.upper()[8:]
         if prefix != "OFFBEAT_" or setting in known or _SERVICE.search(name.upper()) or SERVICE_LINK.match(value):
@@ -138,8 +138,8 @@ def unknown_among(of_server: set[str]) -> list[str]:
             if present
             else "`offbeat serve --help` lists the settings of the server"
         )
-        said.append(f"{name}: there is no such setting; {hint}")
-    return said
+        sentences.append(f"{name}: there is no such setting; {hint}")
+    return sentences
 
 
 def read_variable(name: str) -> str | None:
