@@ -87,6 +87,6 @@ async def in_turn(
     return lines
 
 
-def ratio(ours: Line, theirs: Line) -> float:
+def ratio(own: Line, other: Line) -> float:
     """The ratio of Offbeat's number to the other's: the median over the rounds of the ratio within each round."""
-    return statistics.median(a / b for a, b in zip(ours.values, theirs.values, strict=True))
+    return statistics.median(a / b for a, b in zip(own.values, other.values, strict=True))

@@ -58,13 +58,13 @@ def save(results: list[Result], path: Path, *, quick: bool, rounds: int) -> dict
     written = json.loads(path.read_text()) if path.exists() else {"results": {}}
     stamp = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _commit(), "rounds": rounds}
     for result in results:
-        found = asdict(result)
-        for line, kept in zip(result.lines, found["lines"], strict=True):
+        stored = asdict(result)
+        for line, kept in zip(result.lines, stored["lines"], strict=True):
             kept["values"] = [_rounded(value) for value in line.values]
             kept |= {"median": _rounded(line.median), "low": _rounded(line.low), "high": _rounded(line.high)}
-        for goal, kept in zip(result.goals, found["goals"], strict=True):
+        for goal, kept in zip(result.goals, stored["goals"], strict=True):
             kept |= {"value": _rounded(goal.value), "reached": goal.reached}
-        written["results"][result.bench] = found | stamp
+        written["results"][result.bench] = stored | stamp
     written |= {"machine": _machine(), "quick": quick}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".tmp")
@@ -75,7 +75,7 @@ def save(results: list[Result], path: Path, *, quick: bool, rounds: int) -> dict
 
 def load(path: Path) -> list[Result]:
     """The results in a file."""
-    found = json.loads(path.read_text())["results"].values()
+    stored = json.loads(path.read_text())["results"].values()
     return [
         Result(
             each["bench"],
@@ -84,7 +84,7 @@ def load(path: Path) -> list[Result]:
             [Goal(**{name: value for name, value in goal.items() if name != "reached"}) for goal in each["goals"]],
             each["notes"],
         )
-        for each in found
+        for each in stored
     ]
 
 

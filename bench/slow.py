@@ -85,8 +85,8 @@ async def slow_clients(host: str, port: int, count: int) -> AsyncIterator[Crowd]
         if await process.stdout.readline() != b"ready\n":
             raise RuntimeError("the slow clients could not connect")
         yield crowd
-        found, _ = await process.communicate(b"")  # the end of its input
-        crowd.connected, crowd.refused = json.loads(found).values()
+        output, _ = await process.communicate(b"")  # the end of its input
+        crowd.connected, crowd.refused = json.loads(output).values()
     finally:
         if process.returncode is None:
             process.kill()

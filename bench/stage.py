@@ -130,14 +130,14 @@ class Subject:
 
     async def metrics(self) -> dict[str, float]:
         """All processes' metrics together, by `name{label="value",...}`: sums, and of timestamps the latest."""
-        found: dict[str, float] = {}
+        totals: dict[str, float] = {}
         async with aiohttp.ClientSession() as session:
             async with session.get(f"{self.url}/sd/prometheus") as answer:
                 addresses = [address for group in await answer.json() for address in group["targets"]]
             for address in addresses:
                 async with session.get(f"http://{address}/metrics") as answer:
-                    _add_samples(found, await answer.text())
-        return found
+                    _add_samples(totals, await answer.text())
+        return totals
 
     async def until_ready(self, path: str = "/readyz") -> float:
         """Seconds until `path` answers 200. Raises RuntimeError with the log's end where it does not."""
@@ -160,15 +160,15 @@ class Subject:
         await self.process.wait()
 
 
-def _add_samples(found: dict[str, float], text: str) -> None:
+def _add_samples(totals: dict[str, float], text: str) -> None:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
             name = f"{sample.name}{{{labels}}}" if labels else sample.name
             if sample.name.endswith("_timestamp_seconds"):
-                found[name] = max(found.get(name, 0.0), sample.value)
+                totals[name] = max(totals.get(name, 0.0), sample.value)
             else:
-                found[name] = found.get(name, 0.0) + sample.value
+                totals[name] = totals.get(name, 0.0) + sample.value
 
 
 def cpu_s(pid: int) -> float:

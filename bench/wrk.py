@@ -79,10 +79,10 @@ async def drive(
             f"http://{host}:{port}/", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output, _ = await child.communicate()
-    found = re.search(r"^DONE (\d+) (\d+) (\d+) (\d+)$", output.decode(), re.MULTILINE)
-    if found is None:
+    match = re.search(r"^DONE (\d+) (\d+) (\d+) (\d+)$", output.decode(), re.MULTILINE)
+    if match is None:
         raise RuntimeError(f"wrk failed:\n{output.decode()}")
-    answers, micros, errors, broken = map(int, found.groups())
+    answers, micros, errors, broken = map(int, match.groups())
     return Closed(answers, errors, broken, micros / 1_000_000)
 
 

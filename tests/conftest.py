@@ -62,8 +62,8 @@ class _Durations:
     def pytest_sessionfinish(self) -> None:
         """Files that did not run keep their numbers, unless they are gone."""
         seconds = _durations() | {name: round(ms / 1000) for name, ms in self._seconds.items()}
-        there = {name: s for name, s in seconds.items() if (Path(__file__).parents[1] / name).exists()}
-        ordered = dict(sorted(there.items(), key=lambda each: (-each[1], each[0])))
+        existing = {name: s for name, s in seconds.items() if (Path(__file__).parents[1] / name).exists()}
+        ordered = dict(sorted(existing.items(), key=lambda each: (-each[1], each[0])))
         DURATIONS.write_text(json.dumps(ordered, indent=1) + "\n")
 
 
@@ -154,12 +154,12 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[Scene]:
     """A database with channels and alerts, and dispatchers on it."""
-    async with scene(database_url) as made:
-        yield made
+    async with scene(database_url) as created:
+        yield created
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[harness.Receiver]:
     """A receiver of webhooks."""
-    async with harness.Receiver() as made:
-        yield made
+    async with harness.Receiver() as created:
+        yield created

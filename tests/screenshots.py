@@ -65,7 +65,7 @@ async def pages_of(server: Server) -> list[tuple[str, str, bool]]:
     incidents = (await server.api("GET", "/api/v1/monitors/search-reindex/incidents")).body["items"]
     run = next(each["id"] for each in runs if each["finished_at"] is None)
     incident = next(each["id"] for each in incidents if each["resolved_at"] is None)
-    return [(name, path.format(run=run, incident=incident), whole) for name, path, whole in PAGES]
+    return [(name, path.format(run=run, incident=incident), full_page) for name, path, full_page in PAGES]
 
 
 async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) -> None:
@@ -96,9 +96,9 @@ async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) 
 
 async def _take(server: Server, browser: Browser) -> None:
     async def walk(me: Person) -> None:
-        for name, path, whole in await pages_of(server):
+        for name, path, full_page in await pages_of(server):
             await me.go(path)
-            await _save(me, name, whole)
+            await _save(me, name, full_page)
 
     async def overview(name: str, me: Person) -> None:
         await me.go("/")
@@ -118,10 +118,10 @@ async def _take(server: Server, browser: Browser) -> None:
         await _save(me, "sign-in")
 
 
-async def _save(me: Person, name: str, whole: bool = False) -> None:
+async def _save(me: Person, name: str, full_page: bool = False) -> None:
     if "live" in await me.page.evaluate("Object.keys(document.getElementById('main').dataset)"):
         await me.live()
-    await me.page.screenshot(path=INTO / f"{name}.png", full_page=whole, animations="disabled")
+    await me.page.screenshot(path=INTO / f"{name}.png", full_page=full_page, animations="disabled")
     print(f"docs/screenshots/{name}.png")
 
 

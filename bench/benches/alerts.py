@@ -82,7 +82,7 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 async def run(stage: Stage) -> Result:
     """A healthy channel alone and beside hanging ones, in turn; then the storm."""
-    told, stuck = (20, 5) if stage.quick else (100, 200)
+    monitors, stuck = (20, 5) if stage.quick else (100, 200)
     count, period_s = (300, 5) if stage.quick else (10_000, 20)
     result = Result(
         "alerts", f"delivery beside {stuck} channels that hang, and {count:,} incidents into {count:,} channels"
@@ -92,8 +92,8 @@ async def run(stage: Stage) -> Result:
     delivered = Line(f"{count:,} incidents into {count:,} channels: until all are delivered", "s")
     twice = Line("of these delivered twice", "alerts")
     for _ in range(stage.rounds):
-        alone.values.append(await _p95_ms(stage, told, 0))
-        beside.values.append(await _p95_ms(stage, told, stuck))
+        alone.values.append(await _p95_ms(stage, monitors, 0))
+        beside.values.append(await _p95_ms(stage, monitors, stuck))
         took_s, again = await _storm(stage, count, period_s)
         delivered.values.append(took_s)
         twice.values.append(again)
@@ -106,7 +106,7 @@ async def run(stage: Stage) -> Result:
     return result
 
 
-async def _p95_ms(stage: Stage, told: int, stuck: int) -> float:
+async def _p95_ms(stage: Stage, count: int, stuck: int) -> float:
     """One failure after the other, each of another monitor, all with one channel."""
     async with (
         stage.database() as database,
@@ -117,13 +117,13 @@ async def _p95_ms(stage: Stage, told: int, stuck: int) -> float:
         hook = {"kind": "webhook", "digest": False, "per_minute": 60_000, "default": False}
         channels = {"healthy": {**hook, "url": f"{receiver.url}/healthy"}}
         channels |= {f"stuck-{n}": {**hook, "url": f"{receiver.url}/stuck/{n}"} for n in range(stuck)}
-        monitors = {f"job-{n}": {"channels": ["healthy"]} for n in range(told)}
+        monitors = {f"job-{n}": {"channels": ["healthy"]} for n in range(count)}
         monitors |= {f"stuck-{n}-{m}": {"channels": [f"stuck-{n}"]} for n in range(stuck) for m in range(STUCK_EACH)}
         keys = await _apply(session, {"channels": channels, "monitors": monitors})
         if stuck:
             await _fail(session, *(key for slug, key in keys.items() if slug.startswith("stuck-")))
             await receiver.until(stuck)
-        return await _one_by_one(session, receiver, [keys[f"job-{n}"] for n in range(told)])
+        return await _one_by_one(session, receiver, [keys[f"job-{n}"] for n in range(count)])
 
 
 async def _one_by_one(session: aiohttp.ClientSession, receiver: Receiver, keys: list[str]) -> float:

@@ -25,7 +25,7 @@ async def run(stage: Stage) -> Result:
         one.write_text("bulk\n")
         async with stage.offbeat(database) as offbeat:
 
-            async def ours() -> float:
+            async def offbeat_rate() -> float:
                 before = await database.pings()
                 given = await wrk.drive(
                     offbeat.host, offbeat.port, str(one), connections=CONNECTIONS, seconds=seconds,
@@ -36,13 +36,15 @@ async def run(stage: Stage) -> Result:
                     raise RuntimeError(f"{given} but {stored} rows in Postgres")
                 return given.answers * PINGS_A_REQUEST / given.seconds
 
-            async def theirs() -> float:
+            async def copy_rate() -> float:
                 order = by_hand.Order(database.url, seconds, rows=PINGS_A_REQUEST, monitors=monitors)
                 return (await by_hand.write("copy", order)).rate
 
-            found = await in_turn(
-                stage.rounds, {OURS: ours, "asyncpg COPY": theirs}, "{}, 1,000 a batch", "pings/s", "rows/s"
+            lines_by_name = await in_turn(
+                stage.rounds, {OURS: offbeat_rate, "asyncpg COPY": copy_rate}, "{}, 1,000 a batch", "pings/s", "rows/s"
             )
-    result.lines += found.values()
-    result.goals = [Goal("× asyncpg COPY", ratio(found[OURS], found["asyncpg COPY"]), at_least=0.5, aim=0.8)]
+    result.lines += lines_by_name.values()
+    result.goals = [
+        Goal("× asyncpg COPY", ratio(lines_by_name[OURS], lines_by_name["asyncpg COPY"]), at_least=0.5, aim=0.8)
+    ]
     return result

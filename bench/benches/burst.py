@@ -21,7 +21,7 @@ NORMAL_MS = 25.0  # ... or below this
 STAYS_S = 2.0  # and stays so
 
 
-class Found:
+class BurstLines:
     """The measurements of one kind of burst."""
 
     def __init__(self, name: str) -> None:
@@ -41,7 +41,7 @@ async def run(stage: Stage) -> Result:
     """The usual, twenty times that for five seconds, the usual again."""
     seconds, monitors = ((1.0, 0.5, 2.5), 2_000) if stage.quick else ((10.0, 5.0, 15.0), 100_000)
     result = Result("burst", f"the top of the hour: {TIMES} × for {seconds[1]:g} s")
-    fleet, overload = Found(f"{monitors:,} jobs, a ping a minute"), Found("twice the peak")
+    fleet, overload = BurstLines(f"{monitors:,} jobs, a ping a minute"), BurstLines("twice the peak")
     async with stage.database() as database:
         keys = await database.populate(monitors, {"every": "1h"})
         async with stage.offbeat(database) as offbeat:
@@ -65,19 +65,19 @@ def _plan(offbeat: Subject, keys: str, rate: float, seconds: tuple[float, float,
     return Plan(offbeat.host, offbeat.port, keys, phases, CONNECTIONS)
 
 
-async def _measure(database: Database, plan: Plan, found: Found) -> None:
+async def _measure(database: Database, plan: Plan, lines: BurstLines) -> None:
     stored = await database.pings()
     given = await load.send(plan)
     stored = await database.pings() - stored
     good, unavailable = given.statuses.get("200", 0), given.statuses.get("503", 0)
     before, burst, _ = plan.phases
-    found.rate.values.append(burst.rate)
-    found.before.values.append(given.phases["before"].p99)
-    found.within.values.append(given.phases["burst"].p99)
-    found.refused.values.append(100 * unavailable / given.sent)
-    found.recovery.values.append(recovered(given, before.seconds + burst.seconds, given.phases["before"].p99))
+    lines.rate.values.append(burst.rate)
+    lines.before.values.append(given.phases["before"].p99)
+    lines.within.values.append(given.phases["burst"].p99)
+    lines.refused.values.append(100 * unavailable / given.sent)
+    lines.recovery.values.append(recovered(given, before.seconds + burst.seconds, given.phases["before"].p99))
     otherwise = sum(given.statuses.values()) - good - unavailable
-    found.lost.values.append(given.lost + otherwise + max(0, good - stored))
+    lines.lost.values.append(given.lost + otherwise + max(0, good - stored))
 
 
 def recovered(given: Outcome, burst_end_s: float, normal_p99_ms: float) -> float:

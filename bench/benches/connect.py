@@ -21,13 +21,13 @@ async def run(stage: Stage) -> Result:
         app = await stack.enter_async_context(rivals.aiohttp_application())
         nginx = await stack.enter_async_context(rivals.nginx())
 
-        async def ours() -> float:
+        async def offbeat_rate() -> float:
             return await committed(database, offbeat, keys, connections=CONNECTIONS, seconds=seconds, close=True)
 
-        found = await in_turn(
+        lines = await in_turn(
             stage.rounds,
             {
-                OURS: ours,
+                OURS: offbeat_rate,
                 app.name: answering(app, keys, connections=CONNECTIONS, seconds=seconds, close=True),
                 nginx.name: answering(nginx, keys, connections=CONNECTIONS, seconds=seconds, close=True),
             },
@@ -35,9 +35,9 @@ async def run(stage: Stage) -> Result:
             "pings/s",
             "requests/s",
         )
-    result.lines += found.values()
+    result.lines += lines.values()
     result.goals = [
-        Goal("× aiohttp app, one connection each", ratio(found[OURS], found[app.name]), at_least=1.0),
-        Goal("× nginx, one connection each", ratio(found[OURS], found[nginx.name]), aim=0.6),
+        Goal("× aiohttp app, one connection each", ratio(lines[OURS], lines[app.name]), at_least=1.0),
+        Goal("× nginx, one connection each", ratio(lines[OURS], lines[nginx.name]), aim=0.6),
     ]
     return result

@@ -56,15 +56,15 @@ async def run(stage: Stage) -> Result:
             for _ in range(stage.rounds):
                 pids = [row["pid"] for row in await database.connection.fetch(_LOG_BACKENDS)]
                 before = await offbeat.metrics()
-                async with used(database, offbeat.pid, *pids) as found:
+                async with used(database, offbeat.pid, *pids) as usage:
                     await committed(database, offbeat, keys, connections=CONNECTIONS, seconds=seconds)
                 after = await offbeat.metrics()
                 batches = after[f"{_ROWS}_count"] - before[f"{_ROWS}_count"]
-                own.values.append(found.of_a_row(offbeat.pid))
-                backend.values.append(sum(found.of_a_row(pid) for pid in pids))
+                own.values.append(usage.of_a_row(offbeat.pid))
+                backend.values.append(sum(usage.of_a_row(pid) for pid in pids))
                 rows.values.append((after[f"{_ROWS}_sum"] - before[f"{_ROWS}_sum"]) / batches)
-                wal.values.append(found.wal / found.rows)
-                table.values.append(found.table / found.rows)
+                wal.values.append(usage.wal / usage.rows)
+                table.values.append(usage.table / usage.rows)
         result.lines = [own, backend, rows, wal, table]
         for size in BATCHES:
             result.lines += await _by_hand(stage, database, size, 200 if stage.quick else 100_000)
@@ -89,7 +89,7 @@ async def _by_hand(stage: Stage, database: Database, size: int, count: int) -> l
         registered = await log.register("cost", None)
         at = registered.started_at
         pid = log.session.pid
-        async with used(database, pid) as found:
+        async with used(database, pid) as usage:
             cpu, began = time.process_time(), time.perf_counter()
             seq = 0
             for _ in range(batches):
@@ -102,20 +102,20 @@ async def _by_hand(stage: Stage, database: Database, size: int, count: int) -> l
             cpu, took = time.process_time() - cpu, time.perf_counter() - began
         await log.close()
         encode.values.append(cpu * 1e6 / seq)
-        backend.values.append(found.of_a_row(pid))
+        backend.values.append(usage.of_a_row(pid))
         elapsed.values.append(took * 1e6 / seq)
-        wal.values.append(found.wal / found.rows)
+        wal.values.append(usage.wal / usage.rows)
     return [encode, backend, elapsed, wal]
 
 
 @asynccontextmanager
 async def used(database: Database, *pids: int) -> AsyncIterator[Used]:
     """Measures what these processes and the log use inside the block."""
-    found = Used()
+    usage = Used()
     lsn = await database.value("select pg_current_wal_insert_lsn()::text")
     table, rows = await database.value(_SIZE), await database.pings()
     cpu = {pid: cpu_s(pid) for pid in pids}
-    yield found
-    found.cpu = {pid: cpu_s(pid) - before for pid, before in cpu.items()}
-    found.wal = int(await database.value(_WAL_SINCE, lsn))
-    found.table, found.rows = await database.value(_SIZE) - table, await database.pings() - rows
+    yield usage
+    usage.cpu = {pid: cpu_s(pid) - before for pid, before in cpu.items()}
+    usage.wal = int(await database.value(_WAL_SINCE, lsn))
+    usage.table, usage.rows = await database.value(_SIZE) - table, await database.pings() - rows

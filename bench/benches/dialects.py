@@ -40,10 +40,10 @@ async def run(stage: Stage) -> Result:
             }
             result.lines.append(Line("native", "pings/s"))
             for name, other in others.items():
-                found = await in_turn(stage.rounds, {OURS: native, name: other}, "{}", "pings/s", "pings/s")
-                result.lines[0].values += found[OURS].values
-                result.lines.append(found[name])
-                result.goals.append(_goal(found[OURS], found[name]))
+                lines = await in_turn(stage.rounds, {OURS: native, name: other}, "{}", "pings/s", "pings/s")
+                result.lines[0].values += lines[OURS].values
+                result.lines.append(lines[name])
+                result.goals.append(_goal(lines[OURS], lines[name]))
     return result
 
 

@@ -23,7 +23,7 @@ STAGES = ("extract", "transform", "load")
 _BEGIN: Micros = 1_800_000_000 * SECOND
 _SOURCE = b"\x7f\0\0\1"
 
-Said = tuple[int, Ping]  # monitor, ping
+MonitorPing = tuple[int, Ping]  # monitor, ping
 
 
 async def run(stage: Stage) -> Result:
@@ -63,10 +63,10 @@ class Table:
             self.engine.put(number, 1, f"job-{number}", shared, at=_BEGIN - 1)
         self.engine.drain(count)
 
-    def hand_over(self, said: Iterator[Said] | list[Said]) -> float:
+    def hand_over(self, pings: Iterator[MonitorPing] | list[MonitorPing]) -> float:
         """These pings, a millisecond apart; CPU microseconds for each."""
         entries = []
-        for monitor_id, ping in said:
+        for monitor_id, ping in pings:
             self.at += 1_000
             self.seq += 1
             entries.append(Entry(self.at, 1, self.seq, monitor_id, 1, _SOURCE, ping))
@@ -100,7 +100,7 @@ def staged(monitors: int) -> float:
         [(number, Ping(signal, f"run-{number}", name)) for number in numbers]  # type: ignore[arg-type]
         for name, signal in signals
     ]
-    return table.hand_over([said for step in steps for said in step])
+    return table.hand_over([ping for step in steps for ping in step])
 
 
 def tasked(tasks: int, runs: int) -> float:
@@ -116,6 +116,6 @@ def tasked(tasks: int, runs: int) -> float:
 def fleet(members: int, fleets: int) -> float:
     """All members are known, and ping again."""
     table = Table(fleets, members={"every": "12h", "min_alive": "95%"})
-    said = [(number, Ping("progress", task=f"m-{m}")) for m in range(members) for number in range(1, fleets + 1)]
-    table.hand_over(said)
-    return table.hand_over(said)
+    pings = [(number, Ping("progress", task=f"m-{m}")) for m in range(members) for number in range(1, fleets + 1)]
+    table.hand_over(pings)
+    return table.hand_over(pings)

@@ -199,8 +199,8 @@ async def _measured_round(
 def _without(keys: Path, number: int) -> Path:
     """The keys without each hundredth, another one each time."""
     part = keys.with_name(f"part{number}.txt")
-    with keys.open() as whole, part.open("w") as file:
-        file.writelines(key for place, key in enumerate(whole) if place % LEFT_OUT != number)
+    with keys.open() as all_keys, part.open("w") as file:
+        file.writelines(key for place, key in enumerate(all_keys) if place % LEFT_OUT != number)
     return part
 
 

@@ -29,9 +29,9 @@ async def run(stage: Stage) -> Result:
             for start in (rivals.aiohttp_application, rivals.aiohttp_low_level, rivals.nginx)
         ]
         for connections in CONNECTIONS[:1] if stage.quick else CONNECTIONS:
-            found = await _contest(stage.rounds, database, offbeat, others, keys, connections, seconds)
-            result.lines += found.values()
-            result.goals += _goals(found, connections)
+            lines = await _contest(stage.rounds, database, offbeat, others, keys, connections, seconds)
+            result.lines += lines.values()
+            result.goals += _goals(lines, connections)
     return result
 
 
@@ -59,10 +59,10 @@ async def _contest(
     connections: int,
     seconds: float,
 ) -> dict[str, Line]:
-    async def ours() -> float:
+    async def offbeat_rate() -> float:
         return await committed(database, offbeat, keys, connections=connections, seconds=seconds)
 
-    contenders: dict[str, Callable[[], Awaitable[float]]] = {OURS: ours}
+    contenders: dict[str, Callable[[], Awaitable[float]]] = {OURS: offbeat_rate}
     for rival in others:
         contenders[rival.name] = answering(rival, keys, connections=connections, seconds=seconds)
     return await in_turn(rounds, contenders, f"{{}}, {connections} connections", "pings/s", "requests/s")
@@ -82,9 +82,9 @@ def answering(
     return measure
 
 
-def _goals(found: dict[str, Line], connections: int) -> list[Goal]:
+def _goals(lines: dict[str, Line], connections: int) -> list[Goal]:
     at_least = 1.5 if connections == 64 else 2.0
-    to_aiohttp, to_nginx = (ratio(found[OURS], found[rival]) for rival in ("aiohttp app", "nginx"))
+    to_aiohttp, to_nginx = (ratio(lines[OURS], lines[rival]) for rival in ("aiohttp app", "nginx"))
     return [
         Goal(f"× aiohttp app, {connections} connections", to_aiohttp, at_least=at_least, aim=2.5),
         Goal(f"× nginx, {connections} connections", to_nginx, at_least=0.35, aim=0.5),

@@ -70,7 +70,7 @@ def _show(outcome: Outcome, logs: Path | None) -> None:
         for name, lines in outcome.output.items():
             (logs / f"{outcome.shape}-{outcome.seed}-{name}.log").write_text("\n".join(lines))
         (logs / f"{outcome.shape}-{outcome.seed}.pickle").write_bytes(pickle.dumps((outcome.journal, outcome.stored)))
-        faults = (f"{f.began:.3f} {f.cured:.3f} {f.recovered:.3f} {f.name} {f.said}" for f in outcome.faults)
+        faults = (f"{f.began:.3f} {f.cured:.3f} {f.recovered:.3f} {f.name} {f.measured}" for f in outcome.faults)
         (logs / f"{outcome.shape}-{outcome.seed}-faults.log").write_text("\n".join(faults))
 
 

@@ -17,7 +17,7 @@ Run = dict[str, Any]
 def draw(runs: list[Run], path: Path) -> None:
     """An SVG of all runs at `path`."""
     faults = [fault for run in runs for world in run["worlds"] for fault in world["faults"]]
-    told = [seconds for run in runs for world in run["worlds"] for seconds in world["told_s"]]
+    delays_s = [seconds for run in runs for world in run["worlds"] for seconds in world["told_s"]]
     by_name: dict[str, list[float]] = defaultdict(list)
     for fault in faults:
         by_name[fault["name"]].append(fault["recovery_s"])
@@ -27,7 +27,7 @@ def draw(runs: list[Run], path: Path) -> None:
     )
     _recovery(axes["recovery"], by_name)
     _takeover(axes["takeover"], faults)
-    _told(axes["told"], told)
+    _draw_delays(axes["told"], delays_s)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", metadata={"Date": None})
     plt.close(figure)
@@ -58,8 +58,8 @@ def _takeover(axes: Axes, faults: list[dict[str, Any]]) -> None:
     _tidy(axes)
 
 
-def _told(axes: Axes, told: list[float]) -> None:
-    ordered = sorted(told)
+def _draw_delays(axes: Axes, delays_s: list[float]) -> None:
+    ordered = sorted(delays_s)
     axes.plot(ordered, [(n + 1) / len(ordered) for n in range(len(ordered))], color=GREEN)
     axes.set_xscale("log")
     axes.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])

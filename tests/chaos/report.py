@@ -121,7 +121,7 @@ def _world(outcome: Outcome) -> dict[str, Any]:
                 "name": fault.name,
                 "lasted_s": round(fault.cured - fault.began, 3),
                 "recovery_s": round(fault.recovery_s, 3),
-                **{name: round(value, 3) for name, value in fault.said.items()},
+                **{name: round(value, 3) for name, value in fault.measured.items()},
             }
             for fault in outcome.faults
         ],

@@ -99,8 +99,8 @@ async def _verdict(world: World, outcome: Outcome, last: bool) -> None:
 
 
 def _seconds(fault: Fault) -> str:
-    said = "".join(f", {name} {value:.2f}" for name, value in fault.said.items())
-    return f"{fault.cured - fault.began:.1f} s, recovered after {fault.recovery_s:.2f} s{said}"
+    measured = "".join(f", {name} {value:.2f}" for name, value in fault.measured.items())
+    return f"{fault.cured - fault.began:.1f} s, recovered after {fault.recovery_s:.2f} s{measured}"
 
 
 def summary(outcome: Outcome) -> str:

@@ -61,8 +61,8 @@ async def played(
 
 async def project_for(server: Server, slug: str) -> str:
     """Make a project; an access key that has all rights in it and nowhere else."""
-    made = await server.api("PUT", f"/api/v1/projects/{slug}", {})
-    assert made.status == 201, made
+    created = await server.api("PUT", f"/api/v1/projects/{slug}", {})
+    assert created.status == 201, created
     key = await server.api("POST", "/api/v1/keys", {"name": slug, "role": "admin", "project": slug})
     assert key.status == 201, key
     return str(key.body["key"])
@@ -105,11 +105,11 @@ async def play_on(server: Server, page: Path, directory: Path) -> None:
 def test_alertmanager_accepts_the_route_of_the_guide(tmp_path: Path) -> None:
     blocks = blocks_of(DOCS / "guides" / "moving.md")
     (block,) = [each for each in blocks if each.language == "yaml" and "webhook_configs" in each.text]
-    ours = yaml.safe_load(block.text)
-    theirs = yaml.safe_load((ROOT / "deploy" / "alertmanager.yml").read_text())
-    theirs["route"]["routes"] = [*theirs["route"].get("routes", []), *ours["route"]["routes"]]
-    theirs["receivers"] += ours["receivers"]
-    (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(theirs))
+    added = yaml.safe_load(block.text)
+    base = yaml.safe_load((ROOT / "deploy" / "alertmanager.yml").read_text())
+    base["route"]["routes"] = [*base["route"].get("routes", []), *added["route"]["routes"]]
+    base["receivers"] += added["receivers"]
+    (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(base))
     check = [needs("amtool"), "check-config", str(tmp_path / "alertmanager.yml")]
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

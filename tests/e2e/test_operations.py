@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.test_guides import PAGES
-from tests.support.clients.browser import made
+from tests.support.clients.browser import create_monitor
 from tests.support.doc_pages import Terminal, blocks_of, play
 from tests.support.harness import ADMIN_KEY, ROOT, PgBouncer, Postgres, Server, eventually, free_port, needs
 from tests.support.postgres.system_postgres import SystemPostgres
@@ -109,7 +109,7 @@ async def test_the_balancer_of_the_page_loses_no_ping_when_a_node_stops(postgres
         url = await stack.enter_async_context(postgres.fresh())
         nodes = [await stack.enter_async_context(Server(url, *proxies)) for _ in range(2)]
         address = await stack.enter_async_context(balancer(tmp_path, nodes))
-        path = await made(nodes[1], "nightly", every="1h")
+        path = await create_monitor(nodes[1], "nightly", every="1h")
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
         async def ping() -> int:

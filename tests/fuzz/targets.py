@@ -115,9 +115,9 @@ def fields(data: bytes) -> None:
     """Parameters as JSON."""
     value = _json(data)
     if isinstance(value, dict):
-        said = read_fields(value.items())
-        if not isinstance(said, Rejection):
-            is_storable(said.ping)
+        parameters = read_fields(value.items())
+        if not isinstance(parameters, Rejection):
+            is_storable(parameters.ping)
 
 
 def pairs(data: bytes) -> None:
@@ -135,8 +135,8 @@ def message(data: bytes) -> None:
 
 def slug(data: bytes) -> None:
     """Names that become slugs."""
-    made = slug_of(_text(data))
-    assert made is None or is_slug(made)
+    cleaned = slug_of(_text(data))
+    assert cleaned is None or is_slug(cleaned)
 
 
 # ------------------------------------------------------------------------------------------------------------- bodies
@@ -148,9 +148,9 @@ def lines(data: bytes) -> None:
     cut = len(data) // 3
     assert _values([data[:cut], data[cut : 2 * cut], data[2 * cut :]]) == whole_body
     for value in whole_body or ():
-        said = read_bulk_value(value)
-        if not isinstance(said, str):
-            is_storable(said[1].ping)
+        parsed = read_bulk_value(value)
+        if not isinstance(parsed, str):
+            is_storable(parsed[1].ping)
 
 
 def _values(pieces: Iterable[bytes]) -> list[object] | None:

@@ -65,6 +65,6 @@ def test_atheris_finds_nothing_in_a_moment(tmp_path: Path) -> None:
         done = subprocess.run(
             command(name, ATHERIS_S, tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        said = done.stdout.decode(errors="replace")
-        executed = re.search(r"number_of_executed_units: +(\d+)", said)
-        assert done.returncode == 0 and executed and int(executed[1]) > 100, said[-3_000:]
+        output = done.stdout.decode(errors="replace")
+        executed = re.search(r"number_of_executed_units: +(\d+)", output)
+        assert done.returncode == 0 and executed and int(executed[1]) > 100, output[-3_000:]

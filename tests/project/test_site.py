@@ -110,12 +110,12 @@ def test_pages_styles_and_scripts_load_nothing_from_another_host(site: Path) -> 
 
 @pytest.mark.slow
 async def test_a_browser_asks_no_other_host_and_diagrams_are_drawn(site: Path, server_of_site: str) -> None:
-    asked: set[str] = set()
+    requested: set[str] = set()
     drawn = 0
 
     def note(request: Request) -> None:
         if not request.url.startswith((server_of_site, "data:", "blob:")):
-            asked.add(request.url)
+            requested.add(request.url)
 
     async with chromium() as browser:
         page = await browser.new_page()
@@ -131,7 +131,7 @@ async def test_a_browser_asks_no_other_host_and_diagrams_are_drawn(site: Path, s
         await page.keyboard.press("s")
         await page.keyboard.type("grace")
         await page.wait_for_selector(".md-search-result__item")
-    assert not asked
+    assert not requested
     assert drawn or not MERMAID.exists()
 
 
@@ -153,7 +153,7 @@ def server_of_site(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "warning"),
     [
         ("[x](missing.md)", "missing.md"),
         ("[x](index.md#missing)", "#missing"),
@@ -162,9 +162,9 @@ def server_of_site(site: Path) -> Iterator[str]:
         ("[x](/absolute.md)", "absolute"),
     ],
 )
-def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path, text: str, said: str) -> None:
+def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path, text: str, warning: str) -> None:
     built = build_of(tmp_path, text)
-    assert built.returncode != 0 and said in built.stderr
+    assert built.returncode != 0 and warning in built.stderr
 
 
 def test_a_page_outside_the_navigation_fails_the_build(tmp_path: Path) -> None:

@@ -53,25 +53,25 @@ def main() -> int:
     parser.add_argument("seeds", type=int, nargs="?", default=20_000, help="how many worlds")
     parser.add_argument("--first", type=int, default=0, help="the seed of the first")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     began, counts, failed, done = time.monotonic(), Counter[str](), dict[int, str](), 0
-    end = asked.first + asked.seeds
-    parts = [range(low, min(low + PART, end)) for low in range(asked.first, end, PART)]
-    with ProcessPoolExecutor(asked.processes) as pool:
+    end = arguments.first + arguments.seeds
+    parts = [range(low, min(low + PART, end)) for low in range(arguments.first, end, PART)]
+    with ProcessPoolExecutor(arguments.processes) as pool:
         for seeds, part in zip(parts, pool.map(run_part, parts), strict=True):
             counts += part.counts
             failed |= part.failed
             done += len(seeds)
             for text in part.failed.values():
                 print(f"\n{text}", flush=True)
-            print(f"\r{done} of {asked.seeds} worlds, {len(failed)} failed", end="", file=sys.stderr, flush=True)
+            print(f"\r{done} of {arguments.seeds} worlds, {len(failed)} failed", end="", file=sys.stderr, flush=True)
     line = (
-        f"{datetime.now(UTC):%Y-%m-%d} seeds {asked.first} to {end - 1}: {len(failed)} failed"
+        f"{datetime.now(UTC):%Y-%m-%d} seeds {arguments.first} to {end - 1}: {len(failed)} failed"
         f"{' ' + str(sorted(failed)) if failed else ''}; {', '.join(f'{n} {what}' for what, n in counts.items())}; "
         f"{time.monotonic() - began:.0f} s"
     )
     print(f"\n{line}")
-    if asked.seeds >= RECORDED_MIN:
+    if arguments.seeds >= RECORDED_MIN:
         add(line)
     return 1 if failed else 0
 

@@ -35,7 +35,7 @@ class DemoMonitor:
 
     slug: str
     definition: dict[str, Any]  # a duration in it has one unit
-    heard: timedelta | None = MINUTE  # ago; None: never
+    last_ping_ago: timedelta | None = MINUTE  # ago; None: never
     troubles: Troubles = ()
     takes_s: float | None = None  # its runs, one a day
     breaks: str = ""  # the reason of its past incidents; empty: a failed run if it has runs, else a missed ping
@@ -139,21 +139,21 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
     row = await database.fetchrow("select id, project_id from monitors where slug = $1", monitor.slug)
     assert row is not None
     monitor_id, project_id = row["id"], row["project_id"]
-    born = now - timedelta(days=DAYS + 5 if monitor.heard is not None else 0)
+    born = now - timedelta(days=DAYS + 5 if monitor.last_ping_ago is not None else 0)
     await database.execute("update monitors set created_at = $2 where id = $1", monitor_id, born)
-    runs, heard = MonitorRuns(), None
+    runs, last_ping_at = MonitorRuns(), None
     if monitor.takes_s is None:
         await _incidents(database, monitor_id, project_id, monitor, now)
-    if monitor.heard is not None:
-        heard = now - monitor.heard
-        await _pings(database, monitor_id, project_id, _daily(now, heard, monitor, chance))
+    if monitor.last_ping_ago is not None:
+        last_ping_at = now - monitor.last_ping_ago
+        await _pings(database, monitor_id, project_id, _daily(now, last_ping_at, monitor, chance))
         if monitor.takes_s is not None:
             await _runs(database, monitor_id, project_id, monitor, now, runs, chance)
     state: dict[str, Any] = {"created": to_micros(born), "incidents": len(monitor.troubles)}
-    if heard is not None:
-        state["heard_at"] = to_micros(heard)
+    if last_ping_at is not None:
+        state["heard_at"] = to_micros(last_ping_at)
         if "members" not in monitor.definition:
-            state["due"] = to_micros(heard + _period(monitor.definition))
+            state["due"] = to_micros(last_ping_at + _period(monitor.definition))
     if monitor.slug == "warehouse-load":
         began = (now - RUN_AGE).replace(second=0, microsecond=0)
         await _open_run(database, monitor_id, project_id, runs, began, chance)
@@ -173,7 +173,7 @@ async def _past(database: asyncpg.Connection, monitor: DemoMonitor, chance: rand
         "update states set state = $2, status = $3, since = $4 where monitor_id = $1",
         monitor_id,
         state,
-        "paused" if monitor.paused else "up" if heard is not None else "new",
+        "paused" if monitor.paused else "up" if last_ping_at is not None else "new",
         born,
     )
 
@@ -220,12 +220,14 @@ async def _incident(
     )
 
 
-def _daily(now: datetime, heard: datetime, monitor: DemoMonitor, chance: random.Random) -> list[tuple[datetime, Ping]]:
+def _daily(
+    now: datetime, last_ping_at: datetime, monitor: DemoMonitor, chance: random.Random
+) -> list[tuple[datetime, Ping]]:
     """A ping a day, and the last ones close together."""
     pings = [(now - timedelta(days=day, seconds=chance.uniform(0, 900)), Ping()) for day in range(1, DAYS)]
     step = min(_period(monitor.definition), 60 * MINUTE)
-    pings += [(heard - step * back - timedelta(seconds=chance.uniform(0, 20)), Ping()) for back in range(1, 60)]
-    return [*pings, (heard, Ping())]
+    pings += [(last_ping_at - step * back - timedelta(seconds=chance.uniform(0, 20)), Ping()) for back in range(1, 60)]
+    return [*pings, (last_ping_at, Ping())]
 
 
 async def _pings(

@@ -137,9 +137,9 @@ class Terminal:
         self._server: asyncio.subprocess.Process | None = None
         self._count = 0
 
-    async def _start(self, *words: str, given: int, output: int | IO[bytes]) -> asyncio.subprocess.Process:
+    async def _start(self, *arguments: str, given: int, output: int | IO[bytes]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *("bash", "--norc", *words),
+            *("bash", "--norc", *arguments),
             cwd=self._directory,
             env=self._env,
             stdin=given,
@@ -272,7 +272,7 @@ async def _play_console(terminal: Terminal, place: str, how: str, text: str, pri
 
 
 def _variables(how: str) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in shlex.split(how)[1:])
+    return dict(assignment.split("=", 1) for assignment in shlex.split(how)[1:])
 
 
 def _with(env: dict[str, str], command: str) -> str:

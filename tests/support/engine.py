@@ -54,10 +54,10 @@ class Scene:
         slug: str = "job",
         source: bytes | None = None,
         writer: int = 1,
-        **said: Any,
+        **fields: Any,
     ) -> None:
         """One ping at `when`."""
-        self.send(when, Ping(signal, **said), slug, source, writer)
+        self.send(when, Ping(signal, **fields), slug, source, writer)
 
     def send(self, when: float | str, ping: Ping, slug: str, source: bytes | None = None, writer: int = 1) -> None:
         """The same, with the ping as one object."""

@@ -83,14 +83,22 @@ class Image:
         self._namespace.wait()
         self._mounts.rmdir()
 
-    def inside(self, *words: str, env: Mapping[str, str] | None = None) -> list[str]:
+    def inside(self, *arguments: str, env: Mapping[str, str] | None = None) -> list[str]:
         """The command that runs a program in the last stage, with its user, directory and environment."""
         values = [f"{name}={value}" for name, value in {**self._env, **(env or {})}.items()]
         root = str(self._root)
-        return [*self._enter(), "chroot", f"--userspec={self._user}", root, "env", *values, *self._in_directory(words)]
+        return [
+            *self._enter(),
+            "chroot",
+            f"--userspec={self._user}",
+            root,
+            "env",
+            *values,
+            *self._in_directory(arguments),
+        ]
 
-    def _in_directory(self, words: tuple[str, ...]) -> list[str]:
-        return ["sh", "-c", 'mkdir -p "$0" && cd "$0" && exec "$@"', self._directory, *words]
+    def _in_directory(self, arguments: tuple[str, ...]) -> list[str]:
+        return ["sh", "-c", 'mkdir -p "$0" && cd "$0" && exec "$@"', self._directory, *arguments]
 
     @property
     def _root(self) -> Path:
@@ -100,9 +108,9 @@ class Image:
         assert self._namespace is not None
         return ["nsenter", "--mount", f"--target={self._namespace.pid}"]
 
-    def _run(self, *words: str) -> None:
-        done = subprocess.run(words, capture_output=True, text=True)
-        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}"
 
     def _outside(self, script: str) -> None:
         self._run(*self._enter(), "sh", "-e", "-c", script)
@@ -119,7 +127,7 @@ class Image:
             case "WORKDIR":
                 self._directory = rest
             case "ENV":
-                self._env |= dict(word.split("=", 1) for word in shlex.split(rest))
+                self._env |= dict(assignment.split("=", 1) for assignment in shlex.split(rest))
             case "COPY":
                 self._copy(rest.split())
             case "RUN":
@@ -153,10 +161,10 @@ class Image:
         """)
         self._directory, self._user, self._env = "/", "0", {"PATH": BASE_PATH}
 
-    def _copy(self, words: list[str]) -> None:
-        sources, to = words[:-1], self._root / words[-1].lstrip("/")
-        if not words[-1].startswith("/"):
-            to = self._root / self._directory.lstrip("/") / words[-1]
+    def _copy(self, paths: list[str]) -> None:
+        sources, to = paths[:-1], self._root / paths[-1].lstrip("/")
+        if not paths[-1].startswith("/"):
+            to = self._root / self._directory.lstrip("/") / paths[-1]
         origin = self._context
         if sources[0].startswith("--from="):
             origin = self._roots[sources.pop(0).removeprefix("--from=")]

@@ -13,16 +13,16 @@ BOUND_S = 1.0
 class Part(Service):
     """Writes down when it is stopped. `how`: at once, in half of the bound, never, or with an error."""
 
-    def __init__(self, name: str, said: list[str], how: str = "well") -> None:
+    def __init__(self, name: str, events: list[str], how: str = "well") -> None:
         super().__init__()
-        self.name, self._said, self._how = name, said, how
+        self.name, self._events, self._how = name, events, how
 
     async def start(self) -> None:
-        self._said.append(f"+{self.name}")
+        self._events.append(f"+{self.name}")
         self.spawn(self._live(), "lives")
 
     async def stop(self) -> None:
-        self._said.append(f"-{self.name}")
+        self._events.append(f"-{self.name}")
         if self._how == "hangs":
             await asyncio.Event().wait()
         if self._how == "is slow":
@@ -36,23 +36,23 @@ class Part(Service):
 
 
 async def test_what_was_started_last_is_stopped_first() -> None:
-    said: list[str] = []
-    stack = Stack(said.append)
+    events: list[str] = []
+    stack = Stack(events.append)
     for name in "abc":
-        await stack.start(Part(name, said))
+        await stack.start(Part(name, events))
     await stack.stop(5)
-    assert said == ["+a", "+b", "+c", "-c", "-b", "-a"]
+    assert events == ["+a", "+b", "+c", "-c", "-b", "-a"]
 
 
 async def test_one_that_hangs_or_fails_keeps_no_other_from_its_stop_and_all_have_one_bound() -> None:
-    said: list[str] = []
-    stack = Stack(said.append)
-    parts = [Part("a", said), Part("b", said, "is slow"), Part("c", said, "fails"), Part("d", said, "hangs")]
+    events: list[str] = []
+    stack = Stack(events.append)
+    parts = [Part("a", events), Part("b", events, "is slow"), Part("c", events, "fails"), Part("d", events, "hangs")]
     for part in parts:
         await stack.start(part)
     with structlog.testing.capture_logs() as logs:
         await stack.stop(BOUND_S)
-    assert said[4:] == ["-d", "-c", "-b", "-a"]
+    assert events[4:] == ["-d", "-c", "-b", "-a"]
     assert [(line["event"], line["service"]) for line in logs] == [
         ("service.stop_timed_out", "d"),
         ("service.stop_failed", "c"),
@@ -62,15 +62,15 @@ async def test_one_that_hangs_or_fails_keeps_no_other_from_its_stop_and_all_have
 
 
 async def test_one_that_goes_before_its_turn_goes_once() -> None:
-    said: list[str] = []
-    stack = Stack(said.append)
-    parts = {name: Part(name, said) for name in "abc"}
+    events: list[str] = []
+    stack = Stack(events.append)
+    parts = {name: Part(name, events) for name in "abc"}
     for part in parts.values():
         await stack.start(part)
     await stack.stop_early(parts["b"], 5)
-    await stack.stop_early(Part("never started", said), 5)
+    await stack.stop_early(Part("never started", events), 5)
     await stack.stop(5)
-    assert said[3:] == ["-b", "-c", "-a"]
+    assert events[3:] == ["-b", "-c", "-a"]
 
 
 async def test_the_death_of_a_task_is_reported() -> None:

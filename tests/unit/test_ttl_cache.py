@@ -10,20 +10,20 @@ from offbeat_server.web.framework.ttl_cache import TtlCache
 
 async def test_one_finds_out_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ttl_cache, "FRESH_S", 600.0)
-    answers, asked, may_end = TtlCache[int](), [0], asyncio.Event()
+    answers, calls, may_end = TtlCache[int](), [0], asyncio.Event()
 
     async def find_out() -> int:
-        asked[0] += 1
+        calls[0] += 1
         await may_end.wait()
-        return asked[0]
+        return calls[0]
 
     waiting = [asyncio.create_task(answers.get("a", find_out)) for _ in range(20)]
     other = asyncio.create_task(answers.get("b", find_out))
-    while asked[0] < 2:
+    while calls[0] < 2:
         await asyncio.sleep(0)
     may_end.set()
     assert set(await asyncio.gather(*waiting)) == {await other} == {2}
-    assert await answers.get("a", find_out) == 2 and asked[0] == 2
+    assert await answers.get("a", find_out) == 2 and calls[0] == 2
     monkeypatch.setattr(ttl_cache, "FRESH_S", -1.0)
     assert await answers.get("a", find_out) == 3, "it has grown old"
 

@@ -99,18 +99,18 @@ async def a_herd_falls_silent(world: World, chance: random.Random, fault: Fault)
     body = "\n".join(json.dumps({"key": row["key"]}) for row in keys).encode()
     server = chance.choice(world.nodes).server
     async with server.session.post("/api/v1/heartbeats", data=body) as answer:
-        said = await answer.json(content_type=None)
+        reply = await answer.json(content_type=None)
         if answer.status == 200:
-            assert said["accepted"] == HERD, said
+            assert reply["accepted"] == HERD, reply
         else:
-            world.troubles.append(f"the herd was refused: {answer.status} {said}")
+            world.troubles.append(f"the herd was refused: {answer.status} {reply}")
     began = time.monotonic()
 
     async def all_down() -> bool:
         return bool((await world.ask(count))[0][0] - before >= HERD)
 
     await eventually(all_down, HERD_ALERT_S_MAX, every_s=0.2)
-    fault.said["herd_decided_s"] = time.monotonic() - began
+    fault.measured["herd_decided_s"] = time.monotonic() - began
 
 
 @fault("F18", f"{RECONNECTS} connections come at once, each with a ping (1500 in the first eleven runs)")
@@ -118,8 +118,8 @@ async def a_herd_reconnects(world: World, chance: random.Random, fault: Fault) -
     tries = await asyncio.gather(
         *(world.load.ping(world.probe, chance.choice(world.load.ports)) for _ in range(RECONNECTS))
     )
-    fault.said["herd_answered"] = sum(each.answer == "ok" for each in tries) / RECONNECTS
-    fault.said["slowest_ping_s"] = max(each.ended - each.sent for each in tries)
+    fault.measured["herd_answered"] = sum(each.answer == "ok" for each in tries) / RECONNECTS
+    fault.measured["slowest_ping_s"] = max(each.ended - each.sent for each in tries)
 
 
 @fault("F20", f"{SLOW_CLIENTS} clients send nothing, drip their heads, drip their bodies or never read, for 5 s")
@@ -129,7 +129,7 @@ async def slow_clients(world: World, chance: random.Random, fault: Fault) -> Non
         *(_slow(port, world, chance.choice(("idle", "head", "body", "answer"))) for _ in range(SLOW_CLIENTS))
     )
     honest = sorted(seconds for sent, seconds in world.load.latencies if sent > fault.began)
-    fault.said["honest_p99_s"] = honest[int(0.99 * len(honest))] if honest else 0.0
+    fault.measured["honest_p99_s"] = honest[int(0.99 * len(honest))] if honest else 0.0
 
 
 @fault(

@@ -38,7 +38,7 @@ async def a_node_is_stopped(world: World, chance: random.Random, fault: Fault) -
     node = chance.choice(world.nodes)
     began = time.monotonic()
     await node.stop()
-    fault.said["stopped_s"] = time.monotonic() - began
+    fault.measured["stopped_s"] = time.monotonic() - began
     await node.start()
 
 
@@ -180,8 +180,8 @@ async def _taken_over(world: World, fault: Fault, how: str, end: Callable[[Node]
         if time.monotonic() - began > TAKEN_S_MAX:
             raise NotRecovered("the other node has not taken over")
         await asyncio.sleep(0.02)
-    fault.said[f"taken_{how}_s"] = time.monotonic() - began
+    fault.measured[f"taken_{how}_s"] = time.monotonic() - began
     await ending
     await world.judged_by(world.other(node))
-    fault.said[f"judged_{how}_s"] = time.monotonic() - began
+    fault.measured[f"judged_{how}_s"] = time.monotonic() - began
     return node

@@ -140,7 +140,7 @@ async def partitions_are_made_and_retired(world: World, chance: random.Random, f
     finally:
         await connection.close()
     slow = [seconds for sent, seconds in world.load.latencies if sent > fault.began]
-    fault.said["slowest_ping_s"] = max(slow, default=0.0)
+    fault.measured["slowest_ping_s"] = max(slow, default=0.0)
 
 
 async def _ends(world: World, how: signal.Signals) -> None:

@@ -108,7 +108,7 @@ async def _failed_over(world: World, fault: Fault) -> None:
     """Every node takes pings again and they are judged; how long that took."""
     began = time.monotonic()
     await world.recovered()
-    fault.said["failover_s"] = time.monotonic() - began
+    fault.measured["failover_s"] = time.monotonic() - began
 
 
 # -------------------------------------------------------------------------------------------------------------- Patroni
@@ -126,7 +126,7 @@ async def the_leader_dies(world: World, chance: random.Random, fault: Fault) -> 
     began = time.monotonic()
     base.kill(leader)
     await base.has_leader(other_than=leader)
-    fault.said["promoted_s"] = time.monotonic() - began
+    fault.measured["promoted_s"] = time.monotonic() - began
     await _failed_over(world, fault)
     await base.start(leader)
     await base.is_synchronous()

@@ -77,17 +77,17 @@ def judge(journal: Journal, stored: Stored) -> Verdict:
     incidents, alerts = _by_monitor(stored.incidents), _by_monitor(stored.alerts)
     delivered_alerts = _deliveries(verdict, journal)
     for id, monitor in journal.watched.items():
-        ours = sorted(incidents[id], key=lambda incident: incident.opened)
-        revised = [each.number for each in ours if each.revised]
+        own = sorted(incidents[id], key=lambda incident: incident.opened)
+        revised = [each.number for each in own if each.revised]
         if revised:
             verdict.false.append(f"{monitor.slug} {revised}: revised, so states and incidents differed")
         pings = sorted(row.at for row in rows[id])
         failed = sorted(row.at for row in rows[id] if row.fails)
-        missed = [each for each in ours if not any(abs(at - each.opened) < 1e-3 for at in failed)]
+        missed = [each for each in own if not any(abs(at - each.opened) < 1e-3 for at in failed)]
         _false(verdict, journal, monitor, pings, tries[id], missed)
-        _failures(verdict, journal, stored, monitor, failed, ours)
-        _missed(verdict, journal, stored, monitor, pings, tries[id], ours)
-        _alerts(verdict, journal, stored, monitor, ours, alerts[id], delivered_alerts)
+        _failures(verdict, journal, stored, monitor, failed, own)
+        _missed(verdict, journal, stored, monitor, pings, tries[id], own)
+        _alerts(verdict, journal, stored, monitor, own, alerts[id], delivered_alerts)
     _digests(verdict, journal, stored)
     _outages(verdict, journal, stored.outages)
     return verdict
@@ -116,9 +116,9 @@ def _pings(verdict: Verdict, journal: Journal, stored: Stored) -> None:
 
 
 def _false(
-    verdict: Verdict, journal: Journal, monitor: Watched, pings: list[float], tries: list[Try], ours: list[Incident]
+    verdict: Verdict, journal: Journal, monitor: Watched, pings: list[float], tries: list[Try], own: list[Incident]
 ) -> None:
-    for incident in ours:
+    for incident in own:
         name = f"{monitor.slug} incident {incident.number} ({incident.cause}, opened {incident.opened:.3f})"
         since = incident.opened - monitor.patience_s
         index = bisect_right(pings, incident.opened)
@@ -142,13 +142,13 @@ def _failures(
     stored: Stored,
     monitor: Watched,
     failed: list[float],
-    ours: list[Incident],
+    own: list[Incident],
 ) -> None:
     """A job that says that it has failed must have an incident from then on."""
     now = journal.log(stored.read_at - DECIDED_S)
     for at in failed:
         verdict.counts["failures"] += 1
-        if at < now and not any(_open_at(incident, at) for incident in ours):
+        if at < now and not any(_open_at(incident, at) for incident in own):
             verdict.missed.append(f"{monitor.slug}: it has said that it failed at {at:.3f}, and there is no incident")
 
 
@@ -163,7 +163,7 @@ def _missed(
     monitor: Watched,
     pings: list[float],
     tries: list[Try],
-    ours: list[Incident],
+    own: list[Incident],
 ) -> None:
     """Between two pings there is at most one incident, and exactly one if the silence was long enough."""
     now = max(journal.log(stored.read_at - DECIDED_S), pings[-1] if pings else 0.0)
@@ -171,9 +171,9 @@ def _missed(
     for since, until in zip(pings, [*pings[1:], now], strict=True):
         if until - since <= monitor.patience_s:
             continue
-        if any(_open_at(incident, since) for incident in ours):
+        if any(_open_at(incident, since) for incident in own):
             continue  # its last ping said that it failed: then its silence is no second incident
-        opened = [incident for incident in ours if since < incident.opened <= until]
+        opened = [incident for incident in own if since < incident.opened <= until]
         verdict.counts["silences"] += 1
         if len(opened) > 1:
             verdict.missed.append(f"{monitor.slug}: {len(opened)} incidents between {since:.3f} and {until:.3f}")
@@ -194,7 +194,7 @@ def _missed(
     for since, until in pairwise([*sent, stored.read_at - DECIDED_S]):
         longest_s = monitor.patience_s + _delay(stored.outages, since, until, monitor)[0] + CLIENT_S
         delivered_alerts = any(
-            each.opened <= until and (each.resolved is None or each.resolved > since) for each in ours
+            each.opened <= until and (each.resolved is None or each.resolved > since) for each in own
         )
         if until - since > longest_s and not delivered_alerts:
             verdict.missed.append(f"{monitor.slug}: no try from {since:.3f} to {until:.3f} and no incident")
@@ -245,12 +245,12 @@ def _alerts(
     journal: Journal,
     stored: Stored,
     monitor: Watched,
-    ours: list[Incident],
+    own: list[Incident],
     alerts: list[AlertRow],
     delivered_alerts: Deliveries,
 ) -> None:
     states = {(alert.incident, alert.kind): alert.state for alert in alerts}
-    for incident in ours:
+    for incident in own:
         # A decision may be written a moment after it was made.
         if max(journal.reals(incident.decided)) > stored.settled_before - DECIDED_S:
             continue

@@ -91,9 +91,9 @@ class Delivery(NamedTuple):
     @classmethod
     def read(cls, headers: Mapping[str, str], body: bytes, at: float) -> "Delivery":
         """From a webhook."""
-        said: dict[str, Any] = json.loads(body)
-        data = said["data"]
-        kind = str(said["type"]).rpartition(".")[2]
+        event: dict[str, Any] = json.loads(body)
+        data = event["data"]
+        kind = str(event["type"]).rpartition(".")[2]
         opened = data["opened"] if kind == "digest" else 0
         return cls(headers["webhook-id"], data.get("monitor", ""), data.get("incident") or 0, kind, body, at, opened)
 
@@ -114,7 +114,7 @@ class Fault:
     began: float
     cured: float = 0.0
     recovered: float = 0.0
-    said: dict[str, float] = field(default_factory=dict)  # what else it measured, in seconds
+    measured: dict[str, float] = field(default_factory=dict)  # what else it measured, in seconds
 
     @property
     def recovery_s(self) -> float:

@@ -19,11 +19,11 @@ async def allowed(server: Server, key: str) -> bool:
         return response.status == 200
 
 
-async def said(server: Server, words: str) -> str:
+async def printed_line(server: Server, text: str) -> str:
     """The line with these words, once it is there."""
 
     async def line() -> str | None:
-        return next((line for line in server.output if words in line), None)
+        return next((line for line in server.output if text in line), None)
 
     return str(await eventually(line))
 
@@ -31,10 +31,10 @@ async def said(server: Server, words: str) -> str:
 async def test_two_nodes_and_their_workers_have_the_key_of_the_first(database_url: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     async with Server(database_url, data_dir=one, env=NO_KEY) as first:
-        await said(first, "admin key (shown once")
+        await printed_line(first, "admin key (shown once")
         key = (one / "admin-key").read_text().strip()
         async with Server(database_url, "--workers", "2", data_dir=two, env=NO_KEY) as second:
-            assert str(one / "admin-key") in await said(second, "admin key: that of this database")
+            assert str(one / "admin-key") in await printed_line(second, "admin key: that of this database")
             assert not (two / "admin-key").exists()
             assert await allowed(first, key) and await allowed(second, key)
             assert not await allowed(second, key[:-1])
@@ -43,7 +43,7 @@ async def test_two_nodes_and_their_workers_have_the_key_of_the_first(database_ur
     async with Server(database_url, data_dir=two, env=NO_KEY) as second:
         assert await allowed(second, key) and not await allowed(second, "oba_of_another_installation")
     async with Server(database_url, data_dir=one, env=NO_KEY) as first:
-        assert f"$(cat {one}/admin-key)" in await said(first, "X-Api-Key") and await allowed(first, key)
+        assert f"$(cat {one}/admin-key)" in await printed_line(first, "X-Api-Key") and await allowed(first, key)
 
 
 async def test_a_key_that_was_given_overrides_it(database_url: str, tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ async def test_a_file_is_applied_and_exported(database_url: str, tmp_path: Path)
         changed = file_with(
             tmp_path, "changed.yaml", CONFIG.replace("0 3 * * *", "30 4 * * *").replace("[etl]", "[a, b]")
         )
-        said = (await offbeat("apply", changed, url=server.url)).out
-        assert "~ monitor extract\n    cron: 0 3 * * * → 30 4 * * *\n" in said
-        assert "~ monitor load\n    tags: etl → a, b\n" in said
+        output = (await offbeat("apply", changed, url=server.url)).out
+        assert "~ monitor extract\n    cron: 0 3 * * * → 30 4 * * *\n" in output
+        assert "~ monitor load\n    tags: etl → a, b\n" in output
 
         wrong = file_with(tmp_path, "wrong.yaml", "monitors:\n  a: {every: soon}\n  b: {cron: '* *', evry: 1m}\n")
         refused = await offbeat("apply", wrong, url=server.url)
@@ -86,12 +86,12 @@ async def test_prune_asks_on_a_terminal_and_refuses_an_empty_part(database_url: 
 
         one = file_with(tmp_path, "one.yaml", "monitors: {a: {every: 1h}}")
         for answer, code, left in ((b"n\n", 130, 3), (b"y\n", 0, 1)):
-            ours, terminal = os.openpty()
-            os.write(ours, answer)
+            controller, terminal = os.openpty()
+            os.write(controller, answer)
             process = await started("apply", one, "--prune", url=server.url, stdin=terminal)
             os.close(terminal)
             _, err = await process.communicate()
-            os.close(ours)
+            os.close(controller)
             assert process.returncode == code, err
             assert b"- monitor b" in err and b"Delete 2 of them permanently?" in err
             assert len((await offbeat("monitors", "--json", url=server.url)).json) == left
@@ -100,7 +100,7 @@ async def test_prune_asks_on_a_terminal_and_refuses_an_empty_part(database_url: 
 
 
 async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for name, text, said in (
+    for name, text, problem in (
         ("no.yaml", None, "cannot be read (No such file or directory): name a readable file"),
         ("bad.yaml", "monitors: [", "line 2, column 1: did not find"),
         ("bad.json", "{", "cannot be read"),
@@ -113,7 +113,7 @@ async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         file = file_with(tmp_path, name, text) if text is not None else str(tmp_path / name)
         done = await offbeat("apply", file)
         assert done.code == 2
-        assert done.err.startswith(f"offbeat: {file}: ") and said in done.err, done.err
+        assert done.err.startswith(f"offbeat: {file}: ") and problem in done.err, done.err
     assert read_config(Path(file_with(tmp_path, "empty.yaml", ""))) == {}
 
 
@@ -292,9 +292,9 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
 
         # A key of one project imports into that one, and finds there what it has made.
         await server.api("PUT", "/api/v1/projects/shop", {})
-        made = await server.api("POST", "/api/v1/keys", {"name": "shop", "role": "admin", "project": "shop"})
+        created = await server.api("POST", "/api/v1/keys", {"name": "shop", "role": "admin", "project": "shop"})
         line = b"0 3 * * * /usr/bin/backup\n"
-        shop = await offbeat("import", "crontab", "-", "--api-key", made.body["key"], url=server.url, given=line)
+        shop = await offbeat("import", "crontab", "-", "--api-key", created.body["key"], url=server.url, given=line)
         assert shop.code == 0, shop.err
         unknown = await offbeat("import", "crontab", "-", "--api-key", "unknown", url=server.url, given=line)
         assert unknown.code == 1 and "the server does not know the access key" in unknown.err, unknown.err

@@ -34,22 +34,22 @@ async def test_help_names_every_setting_and_wrong_ones_are_refused_in_one_line()
 
 
 async def test_a_connection_option_counts_before_and_after_the_names_of_a_command() -> None:
-    here, other = "http://127.0.0.1:1", "http://127.0.0.1:2"
+    closed, other = "http://127.0.0.1:1", "http://127.0.0.1:2"
     orders = [
-        ("--url", here, "monitors"),
-        ("monitors", "--url", here, "delete", "job"),
-        ("--url", other, "monitors", "--url", here, "show", "job"),
-        ("monitors", "--url", other, "show", "job", "--url", here),
-        ("runs", "--url", here, "job"),
-        ("--url", here, "runs", "of", "job"),
+        ("--url", closed, "monitors"),
+        ("monitors", "--url", closed, "delete", "job"),
+        ("--url", other, "monitors", "--url", closed, "show", "job"),
+        ("monitors", "--url", other, "show", "job", "--url", closed),
+        ("runs", "--url", closed, "job"),
+        ("--url", closed, "runs", "of", "job"),
     ]
     for order in orders:
         refused = await offbeat(*order, url=other)
-        assert refused.code == 2 and refused.err.startswith(f"offbeat: no answer from {here}: "), order
+        assert refused.code == 2 and refused.err.startswith(f"offbeat: no answer from {closed}: "), order
     for command in ("serve", "import", "exec", "ping"):
-        refused = await offbeat("--url", here, command)
+        refused = await offbeat("--url", closed, command)
         assert refused.code == 2 and f"must follow the command: offbeat {command} " in refused.err
-    refused = await offbeat("monitors", "--project", "x", "delete", "job", url=here)
+    refused = await offbeat("monitors", "--project", "x", "delete", "job", url=closed)
     assert refused.code == 2 and "offbeat monitors delete … --project" in refused.err, "not the job of another project"
 
 
@@ -119,8 +119,8 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
         tested = await offbeat("channels", "test", "ops", url=server.url)
         assert tested.code == 1 and "400" in tested.out
 
-        made = await offbeat("keys", "create", "ci", "--role", "read", url=server.url)
-        key = made.out.strip()
+        created = await offbeat("keys", "create", "ci", "--role", "read", url=server.url)
+        key = created.out.strip()
         assert (await offbeat("monitors", url=server.url, OFFBEAT_ADMIN_KEY=key)).code == 0
         refused = await offbeat("monitors", "pause", "backup", url=server.url, OFFBEAT_ADMIN_KEY=key)
         assert refused.code == 1 and "may not do this" in refused.err
@@ -157,7 +157,7 @@ async def test_exec_reports_a_job_and_is_never_in_its_way(database_url: str, tmp
         assert start["signal"] == "start" and end["signal"] == "success" and end["exit_code"] == 0
         assert start["run"] == end["run"] is not None
         # Two streams: which comes first is up to the machine.
-        assert all(word in str(end["message"]) for word in ("out", "in", "err"))
+        assert all(text in str(end["message"]) for text in ("out", "in", "err"))
         assert isinstance(end["duration"], float)
 
         done = await offbeat("exec", key, "sh", "-c", "seq 100000; exit 7", url=server.url)

@@ -27,7 +27,7 @@ TWICE = """monitors:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "words"),
+    ("text", "line", "problem_text"),
     [
         (TWICE, 5, "the key 'backup' is given twice, first in line 2"),
         ("monitors: {}\nchannels: {}\nmonitors: {}", 3, "the key 'monitors' is given twice"),
@@ -72,10 +72,10 @@ TWICE = """monitors:
         ("monitors:\n  a: {name: '\x01'}", 2, "must be UTF-8 without control characters"),
     ],
 )  # fmt: skip
-def test_what_says_two_things_is_refused_with_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+def test_what_says_two_things_is_refused_with_its_line(tmp_path: Path, text: str, line: int, problem_text: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, text)
-    assert f"line {line}" in str(refused.value) and words in str(refused.value), refused.value
+    assert f"line {line}" in str(refused.value) and problem_text in str(refused.value), refused.value
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("sent", "field", "words"),
+    ("sent", "field", "problem_text"),
     [
         ({"period": "5m"}, "period", "there is no such field: use every"),
         ({"Every": "5m"}, "Every", "use every"),
@@ -110,11 +110,11 @@ def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> 
         ({"tags": [""]}, "tags.0", "must not be empty"),
     ],
 )
-def test_a_wrong_field_says_what_to_write(sent: dict[str, object], field: str, words: str) -> None:
+def test_a_wrong_field_says_what_to_write(sent: dict[str, object], field: str, problem_text: str) -> None:
     with pytest.raises(DefinitionError) as refused:
         read_definition(sent)
     (problem,) = refused.value.problems
-    assert problem.field == field and words in problem.reason, problem
+    assert problem.field == field and problem_text in problem.reason, problem
 
 
 def test_what_is_clear_is_read(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ windows:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "problem_text"),
     [
         ('{"monitors": {"a": {},\n "b": {},\n "a": {}}}', "line 3: the key 'a' is given twice, first in line 1"),
         ('{"monitors":\n[{"slug": "a",\n"slug": "b"}]}', "line 3: the key 'slug' is given twice, first in line 2"),
@@ -151,10 +151,10 @@ windows:
          "line 2: the key 'y' is given twice, first in line 1"),
     ],
 )  # fmt: skip
-def test_a_key_twice_in_json_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+def test_a_key_twice_in_json_is_refused_with_its_line(tmp_path: Path, text: str, problem_text: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, text, "config.json")
-    assert words in str(refused.value)
+    assert problem_text in str(refused.value)
     with pytest.raises(ValueError, match="is given twice"):
         read_json(text.encode())
 
@@ -201,7 +201,7 @@ projects:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "problem_text"),
     [
         ("${OFFBEAT_TEST_UNSET}", "channels.hook.headers.A: the environment variable OFFBEAT_TEST_UNSET is not set"),
         ("x${OFFBEAT_TEST_EMPTY}", "OFFBEAT_TEST_EMPTY is not set, or is empty"),
@@ -211,9 +211,9 @@ projects:
     ],
 )
 def test_a_variable_that_cannot_be_replaced_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, problem_text: str
 ) -> None:
     monkeypatch.setenv("OFFBEAT_TEST_EMPTY", "")
     with pytest.raises(SettingsError) as refused:
         read(tmp_path, f'channels: {{hook: {{kind: webhook, headers: {{A: "{value}"}}}}}}')
-    assert words in str(refused.value)
+    assert problem_text in str(refused.value)

@@ -42,11 +42,16 @@ def offbeat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def run(
-    offbeat: Path, *words: str | bytes, url: str | None = None, given: bytes = b"", cwd: Path | None = None, **env: str
+    offbeat: Path,
+    *arguments: str | bytes,
+    url: str | None = None,
+    given: bytes = b"",
+    cwd: Path | None = None,
+    **env: str,
 ) -> Done:
     """`offbeat` from start to end."""
     process = await asyncio.create_subprocess_exec(
-        *(offbeat, *words),
+        *(offbeat, *arguments),
         env=clean_environment() | ({"OFFBEAT_URL": url} if url else {}) | env,
         cwd=cwd,
         stdin=asyncio.subprocess.PIPE,
@@ -137,8 +142,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 async def test_the_job_runs_with_any_wrong_setting(offbeat: Path, name: str) -> None:
     env: Any
-    env, words = WRONG[name]
-    done = await run(offbeat, "exec", "--wait", "0.5", *words, *JOB, **env)
+    env, arguments = WRONG[name]
+    done = await run(offbeat, "exec", "--wait", "0.5", *arguments, *JOB, **env)
     assert (done.code, done.out) == (7, "ran\n"), done
     assert done.err.startswith("offbeat: ") and done.err.count("\n") <= 2, done.err
     if name not in ("quotes", "no scheme", "a name without scheme", "an unknown option", "an option without its value"):
@@ -202,7 +207,7 @@ async def test_the_job_runs_without_a_usable_python(offbeat: Path, tmp_path: Pat
         shutil.copy2(offbeat, other)
         if python is None:  # an interpreter, and no package
             (other.parent / "python3").symlink_to(Path("/usr/bin/python3"))
-    words = (
+    arguments = (
         "exec",
         "--wait",
         "1",
@@ -219,7 +224,7 @@ async def test_the_job_runs_without_a_usable_python(offbeat: Path, tmp_path: Pat
         "--",
         "c",
     )
-    done = await run(tmp_path / "empty" / "bin" / "offbeat", *words)
+    done = await run(tmp_path / "empty" / "bin" / "offbeat", *arguments)
     assert (done.code, done.out) == (7, "4\n") and done.err.count("\n") == 1, done
     done = await run(tmp_path / "empty" / "bin" / "offbeat", "exec", "K", "grep", "-c", "x", "--", "-", given=b"x\ny\n")
     assert (done.code, done.out) == (0, "1\n"), done
@@ -239,13 +244,13 @@ def test_the_job_gets_the_environment_as_it_was(offbeat: Path) -> None:
     command = [str(offbeat), "exec", "--wait", "0", "K", "--", sys.executable, "-I", "-S", "-c", show]
     out = subprocess.run(command, env=given, stdout=subprocess.PIPE, timeout=HANG_S, check=True).stdout
     seen = dict(pair.partition(b"=")[::2] for pair in out.split(b"\0"))
-    ours = {seen.pop(b"OFFBEAT_RUN"), seen.pop(b"OFFBEAT_RUN_KEYS")}
+    of_exec = {seen.pop(b"OFFBEAT_RUN"), seen.pop(b"OFFBEAT_RUN_KEYS")}
     seen.pop(b"LC_CTYPE", None)  # of the interpreter that shows it
-    assert seen == given and all(ours)
+    assert seen == given and all(of_exec)
 
 
 @pytest.mark.parametrize(
-    ("words", "out"),
+    ("arguments", "out"),
     [
         (("echo", "a", "--", "b"), "a -- b\n"),
         (("--", "echo", "a", "--", "b"), "a -- b\n"),
@@ -257,9 +262,9 @@ def test_the_job_gets_the_environment_as_it_was(offbeat: Path) -> None:
         (("printf", "%s|", "--help", "-h"), "--help|-h|"),
     ],
 )
-async def test_exactly_that_command(offbeat: Path, words: tuple[str, ...], out: str) -> None:
+async def test_exactly_that_command(offbeat: Path, arguments: tuple[str, ...], out: str) -> None:
     async with Receiver() as receiver:
-        done = await run(offbeat, "exec", "K", *words, url=receiver.url, given=b"x\ny\n")
+        done = await run(offbeat, "exec", "K", *arguments, url=receiver.url, given=b"x\ny\n")
         assert (done.code, done.out, done.err) == (0, out, "")
         assert whats(receiver) == ["start", "0"]
         assert receiver.requests[1].body.decode() == out
@@ -285,14 +290,14 @@ async def test_a_command_that_cannot_run_gives_a_hint_and_a_shells_status(offbea
         ((f"{tmp_path}/no/such",), 127, "No such file"),
         (("",), 127, "No such file"),
     ]
-    for words, code, hint in cases:
+    for arguments, code, hint in cases:
         async with Receiver() as receiver:
-            done = await run(offbeat, "exec", "K", *words, url=receiver.url)
-            assert done.code == code and hint in done.err and done.err.count("\n") == 1, (words, done)
+            done = await run(offbeat, "exec", "K", *arguments, url=receiver.url)
+            assert done.code == code and hint in done.err and done.err.count("\n") == 1, (arguments, done)
             assert whats(receiver) == ["start", str(code)] and hint.encode() in receiver.requests[1].body
-    for words in ((), ("exec",), ("exec", "K"), ("exec", "K", "--"), ("exec", "--nope", "K", "true"), ("ping",)):
-        if words:
-            assert (await run(offbeat, *words)).code == 2
+    for arguments in ((), ("exec",), ("exec", "K"), ("exec", "K", "--"), ("exec", "--nope", "K", "true"), ("ping",)):
+        if arguments:
+            assert (await run(offbeat, *arguments)).code == 2
     for command in ("exec", "ping"):
         done = await run(offbeat, command, "--help")
         assert done.code == 0 and done.out.startswith(f"Usage: offbeat {command} ")
@@ -679,12 +684,12 @@ async def test_stop_and_continue_reach_the_job_and_the_wrapper(offbeat: Path, tm
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
 async def test_a_job_may_die_with_its_wrapper(offbeat: Path, tmp_path: Path) -> None:
-    for words, dies in ((("--die-with-wrapper",), True), ((), False)):
+    for options, dies in ((("--die-with-wrapper",), True), ((), False)):
         ready, caught = tmp_path / f"pid-{dies}", tmp_path / f"caught-{dies}"
         job = f"trap 'touch {caught}; exit' TERM; echo $$ > {ready}.new; mv {ready}.new {ready}"
         job += "; while :; do sleep 0.05; done"
         process = await asyncio.create_subprocess_exec(
-            *(offbeat, "exec", *words, "--no-output", "K", "--", "sh", "-c", job),
+            *(offbeat, "exec", *options, "--no-output", "K", "--", "sh", "-c", job),
             env=clean_environment() | {"OFFBEAT_URL": NOBODY},
         )
         await eventually(lambda ready=ready: _exists(ready))  # type: ignore[misc]

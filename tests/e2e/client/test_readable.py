@@ -75,11 +75,11 @@ def test_no_text_takes_long() -> None:
         assert loops(lambda text=part * 100_000: readable(text)) < 60, part  # type: ignore[misc]
 
 
-async def in_terminal(*words: str, url: str) -> str:
+async def in_terminal(*arguments: str, url: str) -> str:
     """The output of a command on a terminal."""
     main, other = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "offbeat", *words),
+        *(sys.executable, "-m", "offbeat", *arguments),
         cwd=ROOT,
         stdin=other,
         stdout=other,
@@ -105,8 +105,8 @@ async def test_nothing_that_a_job_prints_is_a_command(database_url: str, tmp_pat
     async with Receiver() as receiver, Server(database_url, "--allow-private-destinations") as server:
         hook = {"kind": "webhook", "url": receiver.url}
         assert (await server.api("PUT", "/api/v1/channels/ops", hook)).status == 201
-        made = await server.api("PUT", "/api/v1/monitors/job", {"max_runtime": "1h", "name": EVIL, "tags": ["t"]})
-        key = made.body["key"]
+        created = await server.api("PUT", "/api/v1/monitors/job", {"max_runtime": "1h", "name": EVIL, "tags": ["t"]})
+        key = created.body["key"]
         query = "&".join(f"{name}={quote(f'{EVIL}{name}')}" for name in ("run", "stage", "task"))
         for path in (f"start?run={quote(EVIL)}", f"fail?{query}", f"7?run={quote(EVIL)}"):
             answer = await server.session.post(f"/api/v1/heartbeat/{key}/{path}", data=f"{EVIL}\nlast {EVIL}".encode())
@@ -122,7 +122,7 @@ async def test_nothing_that_a_job_prints_is_a_command(database_url: str, tmp_pat
         (incident,) = (await server.api("GET", "/api/v1/incidents")).body["items"]
         assert HARMFUL.search(incident["reason"]) is None and "abcde" in incident["reason"]
         runs = (await server.api("GET", "/api/v1/monitors/job/runs")).body["items"]
-        for words in (
+        for arguments in (
             ("incidents",),
             ("incidents", "show", incident["id"]),
             ("incidents", "--json"),
@@ -136,8 +136,8 @@ async def test_nothing_that_a_job_prints_is_a_command(database_url: str, tmp_pat
             ("export",),
             ("doctor",),
         ):
-            shown = await in_terminal(*words, url=server.url)
-            assert HARMFUL.search(shown) is None and "Traceback" not in shown, (words, shown)
+            shown = await in_terminal(*arguments, url=server.url)
+            assert HARMFUL.search(shown) is None and "Traceback" not in shown, (arguments, shown)
         exported = (await offbeat("export", url=server.url)).out
         file = file_with(tmp_path, "exported.yaml", exported)
         applied = await offbeat("apply", "--dry-run", file, url=server.url)

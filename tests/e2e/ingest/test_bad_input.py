@@ -126,9 +126,9 @@ async def test_refusals_have_a_reason_and_other_requests_are_served(database_url
     }
     async with Server(database_url) as server:
         url = (await server.api("PUT", "/api/v1/monitors/job", {"max_runtime": "1h"})).body["ping_url"]
-        for query, word in wrong.items():
+        for query, reason in wrong.items():
             async with server.session.get(f"{url}?{query}") as answer:
-                assert answer.status == 400 and word in await answer.text(), query
+                assert answer.status == 400 and reason in await answer.text(), query
         for query, field in left_out.items():
             async with server.session.get(f"{url}/log?{query}") as answer:
                 named = answer.headers.get("Offbeat-Ignored") or answer.headers.get("Offbeat-Changed")

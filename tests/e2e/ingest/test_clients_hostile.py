@@ -102,7 +102,7 @@ async def test_arbitrary_requests_never_get_5xx_and_never_ping_a_monitor_that_th
         "/api/1/envelope/",
         "/api/1/cron/",
     ]
-    words = [
+    segments = [
         project,
         "bystander-not",
         "start",
@@ -134,7 +134,7 @@ async def test_arbitrary_requests_never_get_5xx_and_never_ping_a_monitor_that_th
     encodings = ["gzip", "br", "zstd", "identity", ""]
 
     async def one(address: tuple[str, int]) -> int:
-        path = chance.choice(prefixes) + "/".join(chance.choices(words, k=chance.randrange(4)))
+        path = chance.choice(prefixes) + "/".join(chance.choices(segments, k=chance.randrange(4)))
         query, body = chance.choice(queries), chance.choice(bodies)
         head = [
             f"{chance.choice(['GET', 'POST', 'HEAD', 'PUT', 'OPTIONS'])} {path}{'?' + query if query else ''} HTTP/1.1",

@@ -5,7 +5,17 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.clients.programs import Ran, make, ping_key, pings, python, run, runs_become, said, status_becomes
+from tests.support.clients.programs import (
+    Ran,
+    make,
+    ping_fields,
+    ping_key,
+    pings,
+    python,
+    run,
+    runs_become,
+    status_becomes,
+)
 from tests.support.harness import Postgres, Server, needs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,7 +57,7 @@ async def test_curl_in_all_its_forms(server: Server) -> None:
     assert await curl("-X", "POST", f"{url}/progress?done=1&total=2&run=k") == ok
     assert (await curl("-I", f"{url}/success"))[0] == 200
     assert (await curl("--data-binary", "@-", f"{url}/fail", stdin=b"a" * 2_000 + b"b" * 90_000 + b"c" * 8_000)) == ok
-    assert await said(server, "curl", "run", "exit_code", "message") == [
+    assert await ping_fields(server, "curl", "run", "exit_code", "message") == [
         ("success", None, None, None),
         ("start", "7", None, None),
         ("fail", "7", 1, "3 files & 100% done"),
@@ -104,7 +114,7 @@ async def test_keys_taken_over_from_other_services(server: Server) -> None:
     native = f"{server.url}/api/v1/heartbeat"
     assert await curl(f"{native}/extract-start") == (200, "OK")
     assert await curl("-d", "it broke", f"{native}/etl-failure") == (200, "OK")
-    assert await said(server, "brought", "stage", "duration", "message", "dialect") == [
+    assert await ping_fields(server, "brought", "stage", "duration", "message", "dialect") == [
         ("success", None, 0.0125, "OK", "uptime_kuma"),
         ("success", None, None, "disk space", "uptime_kuma"),
         ("fail", None, None, None, "uptime_kuma"),
@@ -141,27 +151,30 @@ async def test_healthchecks_as_documented(server: Server) -> None:
     assert await curl(f"{url}/{key}/256") == (200, "OK")
     assert await curl(f"{url}/{key}?rid=xyz") == (200, "OK")
     assert await curl(f"{url}/{project}/New") == (400, "invalid url format")
-    documented = await said(server, "documented", "run")
+    documented = await ping_fields(server, "documented", "run")
     assert [signal for signal, _ in documented] == [
         *("success", "success", "start", "fail", "log", "success", "fail", "success", "fail", "success")
     ]
     assert documented[-1] == ("success", "xyz")
-    assert await said(server, "new", "message") == [("success", None), ("fail", "again")]
+    assert await ping_fields(server, "new", "message") == [("success", None), ("fail", "again")]
 
 
 async def test_a_monitor_that_takes_only_post_and_one_with_keywords(server: Server) -> None:
     strict = await make(server, "strict", every="1h", methods="POST")
-    words = await make(server, "words", every="1h", keywords={"fail": ["ERROR"], "success": ["done"]})
+    keyword_key = await make(server, "words", every="1h", keywords={"fail": ["ERROR"], "success": ["done"]})
     for arguments in ((), ("-X", "POST")):
         assert await curl(*arguments, f"{server.url}/ping/{strict}") == (200, "OK")
     for text in ("all done", "done, but ERROR"):
-        assert await curl("-d", text, f"{server.url}/ping/{words}/start") == (200, "OK")
-    assert [signal for (signal,) in await said(server, "strict")] == ["log", "success"]
+        assert await curl("-d", text, f"{server.url}/ping/{keyword_key}/start") == (200, "OK")
+    assert [signal for (signal,) in await ping_fields(server, "strict")] == ["log", "success"]
     # The word that matters stands where the message is cut.
     long = b"done " * 600 + b"ERROR" + b" done" * 6_000
-    assert await curl("--data-binary", "@-", f"{server.url}/ping/{words}", stdin=long) == (200, "OK")
-    assert await curl("--data-binary", "@-", f"{server.url}/api/v1/heartbeat/{words}/0", stdin=long) == (200, "OK")
-    assert [signal for (signal,) in await said(server, "words")] == ["success", "fail", "fail", "fail"]
+    assert await curl("--data-binary", "@-", f"{server.url}/ping/{keyword_key}", stdin=long) == (200, "OK")
+    assert await curl("--data-binary", "@-", f"{server.url}/api/v1/heartbeat/{keyword_key}/0", stdin=long) == (
+        200,
+        "OK",
+    )
+    assert [signal for (signal,) in await ping_fields(server, "words")] == ["success", "fail", "fail", "fail"]
 
 
 _RUNITOR = """
@@ -196,7 +209,7 @@ async def test_runitor(server: Server) -> None:
     assert ran.code == 0, ran.err
     rid, limit = ran.out.split()
     assert limit == "10000"
-    assert await said(server, "runitor", "run", "exit_code") == [("start", rid, None), *[("fail", rid, 3)] * 2]
+    assert await ping_fields(server, "runitor", "run", "exit_code") == [("start", rid, None), *[("fail", rid, 3)] * 2]
     message = (await pings(server, "runitor"))[1]["message"]
     assert message == "x" * 9_993 + "the end"
     monitor = await status_becomes(server, "runitor", "down")
@@ -229,7 +242,7 @@ async def test_requests(server: Server) -> None:
     key = await make(server, "requests", every="1h")
     ran: Ran = await python(_REQUESTS, f"{server.url}/api/v1/heartbeat/{key}")
     assert ran.code == 0, ran.err
-    assert await said(server, "requests", "run", "message") == [
+    assert await ping_fields(server, "requests", "run", "message") == [
         ("start", "r1", "extracting"),
         ("progress", "r1", None),
         ("fail", "r1", "load broke: Größe"),
@@ -246,7 +259,7 @@ async def test_better_stack(server: Server) -> None:
     ran = await run("sh", "-c", f'output=$(echo "rows=3&status=green"; exit 3); curl -sS -m 10 -d "$output" {url}/$?')
     assert ran.out == "OK", ran
     assert await curl("--data-raw", '{"rows":3}', f"{url}/0") == (200, "OK")
-    assert await said(server, "better-stack", "exit_code", "message") == [
+    assert await ping_fields(server, "better-stack", "exit_code", "message") == [
         ("fail", 3, "rows=3&status=green"),
         ("success", 0, '{"rows":3}'),
     ]

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.support.clients.programs import make, ping_key, pings, python, run, runs_become, said, status_becomes
+from tests.support.clients.programs import make, ping_fields, ping_key, pings, python, run, runs_become, status_becomes
 from tests.support.harness import ROOT, Postgres, Server, needs, refuse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -62,14 +62,14 @@ async def test_sentry_sdk(server: Server) -> None:
     assert ran.code == 0, ran.err
     assert "Unexpected status code" not in ran.err
     first, second = ran.out.split()
-    nightly = await said(server, "nightly", "run", "duration", "dialect")
+    nightly = await ping_fields(server, "nightly", "run", "duration", "dialect")
     assert [signal for signal, *_ in nightly] == ["start", "success", "start", "fail", *["start"] * 3, "success"]
     assert nightly[0][1] == nightly[1][1]
     assert [ping[1] for ping in nightly[4:]] == [first, second, first, second]
     assert nightly[-1] == ("success", second, 2.5, "sentry")
-    assert await said(server, "by-hand") == [("start",), ("success",)]
-    made = (await server.api("GET", "/api/v1/monitors/nightly")).body
-    assert (made["cron"], made["timezone"], made["grace"], made["max_runtime"]) == (
+    assert await ping_fields(server, "by-hand") == [("start",), ("success",)]
+    monitor = (await server.api("GET", "/api/v1/monitors/nightly")).body
+    assert (monitor["cron"], monitor["timezone"], monitor["grace"], monitor["max_runtime"]) == (
         *("0 2 * * *", "Europe/Vienna", "5m", "20m"),
     )
     good, bad = nightly[0][1], nightly[2][1]
@@ -91,7 +91,7 @@ async def test_an_attachment_of_the_scope_costs_no_check_in(server: Server) -> N
     await make(server, "attached")
     ran = await python(_SENTRY_ATTACHMENT, f"{server.url.replace('//', f'//{await ping_key(server)}@')}/1")
     assert ran.code == 0, ran.err
-    assert await said(server, "attached", "run") == [("start", "a" * 32), ("fail", "a" * 32)]
+    assert await ping_fields(server, "attached", "run") == [("start", "a" * 32), ("fail", "a" * 32)]
 
 
 _SENTRY_LATER = """
@@ -119,7 +119,7 @@ async def test_sentry_environments_and_changed_definitions(server: Server, algor
     changed = (await server.api("GET", f"/api/v1/monitors/{known}.staging")).body
     assert (changed["cron"], changed["every"], changed["grace"], changed["channels"]) == (None, "10m", "7m", [])
     assert await pings(server, known) == []
-    assert await said(server, f"{known}.staging", "dialect") == [("success", "sentry")]
+    assert await ping_fields(server, f"{known}.staging", "dialect") == [("success", "sentry")]
     copied = (await server.api("GET", f"/api/v1/monitors/{alike}.staging")).body
     assert (copied["every"], copied["grace"]) == ("1d", "7m")
     for slug in (unknown, f"{unknown}.staging"):
@@ -134,12 +134,12 @@ async def test_the_cron_address_of_sentry(server: Server) -> None:
             assert (response.status, await response.read()) == (202, b"")
         async with session.get(url, params={"status": "ok"}) as response:
             assert response.status == 202
-        made = {"status": "ok", "monitor_config": {"schedule": {"type": "crontab", "value": "@daily"}}}
-        async with session.post(url.replace("/job/", "/made/"), json=made) as response:
+        check_in = {"status": "ok", "monitor_config": {"schedule": {"type": "crontab", "value": "@daily"}}}
+        async with session.post(url.replace("/job/", "/made/"), json=check_in) as response:
             assert response.status == 202
         async with session.get(url.replace("/job/", "/unknown/"), params={"status": "ok"}) as response:
             assert response.status == 404
-    assert await said(server, "job") == [("start",), ("success",)]
+    assert await ping_fields(server, "job") == [("start",), ("success",)]
     assert (await server.api("GET", "/api/v1/monitors/made")).body["cron"] == "0 0 * * *"
 
 
@@ -190,7 +190,7 @@ async def test_cronitor(server: Server) -> None:
     assert "no space left" in staging[1]["message"]
     ended = (await pings(server, "long"))[-1]
     assert ended["signal"] == "fail" and ended["message"].endswith("ü" * 1_000 + "the end")
-    assert await said(server, "heartbeat", "run", "done", "duration", "message") == [
+    assert await ping_fields(server, "heartbeat", "run", "done", "duration", "message") == [
         ("success", None, 12, 2.5, "hi"),
         ("start", "a", None, None, None),
         ("start", "b", None, None, None),
@@ -251,10 +251,10 @@ async def test_sentry_for_node(server: Server) -> None:
     assert ran.code == 0, ran
     for slug in ("node-bad", "node-good", *(f"node-quick-{n}" for n in range(1, 5))):
         end, verdict, status = ("fail", "failed", "down") if slug == "node-bad" else ("success", "succeeded", "up")
-        begun, ended = await said(server, slug, "run")
+        begun, ended = await ping_fields(server, slug, "run")
         assert {begun[0], ended[0]} == {"start", end} and begun[1] == ended[1], slug
         await runs_become(server, slug, (begun[1], verdict))
         await status_becomes(server, slug, status)
-    made = (await server.api("GET", "/api/v1/monitors/node-good")).body
+    monitor = (await server.api("GET", "/api/v1/monitors/node-good")).body
     sent = {"cron": "0 2 * * *", "timezone": "Europe/Vienna", "grace": "5m", "max_runtime": "20m", "recover_after": 2}
-    assert {name: made[name] for name in sent} == sent
+    assert {name: monitor[name] for name in sent} == sent

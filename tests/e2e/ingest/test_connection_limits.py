@@ -167,8 +167,8 @@ def limited_to(soft: int, hard: int, connections_max: int) -> DescriptorLimit:
         f"room = make_room({connections_max}); assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == room.limit\n"
         "print(*room)"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    return DescriptorLimit(*map(int, said.split()))
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    return DescriptorLimit(*map(int, output.split()))
 
 
 def test_the_soft_limit_is_raised_as_far_as_needed_and_connections_fit_below_it() -> None:
@@ -183,7 +183,7 @@ async def test_a_server_with_too_few_descriptors_says_so_and_takes_fewer_connect
         wanted = 3000 + RESERVE
         assert any(f"LimitNOFILE={wanted}" in line and "warning" in line for line in server.output), server.output
         async with server.session.get("/readyz?verbose") as response:  # where `offbeat doctor` looks
-            said = await response.text()
-        assert "[-] descriptors: ulimit -n is 1000, too few" in said
+            report = await response.text()
+        assert "[-] descriptors: ulimit -n is 1000, too few" in report
         async with server.session.get("/metrics") as response:
             assert f"\noffbeat_connections_max {1000 - RESERVE}.0\n" in await response.text()

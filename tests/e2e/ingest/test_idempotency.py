@@ -130,12 +130,12 @@ async def test_over_another_process_only_a_run_id_makes_it_one(
             async with server.session.get(f"/api/v1/heartbeat/{path}", headers=headers) as answer:
                 return answer.status == 200
 
-        async def made(slug: str, **more: object) -> str:
+        async def create(slug: str, **more: object) -> str:
             answer = await one.api("PUT", f"/api/v1/monitors/{slug}", {"every": "1h", **more})
             await eventually(lambda: ping(other, answer.body["key"]))
             return str(answer.body["key"])
 
-        job, marker = await made("job", fail_after=2), await made("marker")
+        job, marker = await create("job", fail_after=2), await create("marker")
         again = {"Idempotency-Key": "a"}
         for server in (one, other):
             assert await ping(server, f"{job}/fail{run}", **again)

@@ -56,8 +56,8 @@ async def test_a_ping_key_that_hides_keys_of_others_is_refused(api: Api, key: st
 
 
 async def test_a_key_that_was_added_before_takes_no_pings(api: Api) -> None:
-    made = await api("PUT", "/monitors/trap?project=attacker", {"every": "1h"})
-    assert made.status == 201
+    created = await api("PUT", "/monitors/trap?project=attacker", {"every": "1h"})
+    assert created.status == 201
     await api.pool.execute(ADD_KEY, f"{VICTIM_KEY}/newjob")
     key_index = KeyIndex(KeyIndexRows(api.pool))
     await key_index.start()
@@ -76,6 +76,6 @@ async def test_doctor_finds_what_is_not_watched_and_keys_that_are_hidden(databas
         await connection.close()
         doctor = await offbeat("doctor", url=server.url)
         assert doctor.code == 1
-        said = " ".join(doctor.out.split())
-        assert "a key of default/trap begins with the ping key of victim: remove it" in said
-        assert "1 expect nothing, so no missing ping is noticed: trap" in said
+        report = " ".join(doctor.out.split())
+        assert "a key of default/trap begins with the ping key of victim: remove it" in report
+        assert "1 expect nothing, so no missing ping is noticed: trap" in report

@@ -161,28 +161,28 @@ async def statuses(server: Server, *parts: bytes) -> list[int]:
         for part in parts:
             writer.write(part)
             await asyncio.sleep(0 if part is parts[-1] else 0.02)
-        said = await asyncio.wait_for(reader.read(), HANG_S)
+        answer = await asyncio.wait_for(reader.read(), HANG_S)
     finally:
         writer.transport.abort()
-    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d\d\d) ", said) if status != b"100"]
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d\d\d) ", answer) if status != b"100"]
 
 
-def ends_as_it_must(case: Case, said: list[int]) -> bool:
+def ends_as_it_must(case: Case, answered: list[int]) -> bool:
     if case.end is CUT:
-        return len(said) == 1 and said[0] in REFUSALS | {200}
-    return said == case.end or (case.end is REFUSED and len(said) == 1 and said[0] in REFUSALS)
+        return len(answered) == 1 and answered[0] in REFUSALS | {200}
+    return answered == case.end or (case.end is REFUSED and len(answered) == 1 and answered[0] in REFUSALS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 async def test_nothing_hides_in_a_request(server: Server, case: Case) -> None:
-    whole, half = case.sent + BEHIND, len(case.sent) // 2
-    at_once, in_parts = await asyncio.gather(statuses(server, whole), statuses(server, whole[:half], whole[half:]))
+    sent, half = case.sent + BEHIND, len(case.sent) // 2
+    at_once, in_parts = await asyncio.gather(statuses(server, sent), statuses(server, sent[:half], sent[half:]))
     assert ends_as_it_must(case, at_once), at_once
     assert ends_as_it_must(case, in_parts), in_parts
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.end is REFUSED][::6], ids=lambda case: case.what)
 async def test_a_bad_request_in_a_pipeline_ends_it_after_the_good_ones(server: Server, case: Case) -> None:
-    said = await statuses(server, get() + post(LENGTH) + get() + case.sent + BEHIND)
+    answered = await statuses(server, get() + post(LENGTH) + get() + case.sent + BEHIND)
     # Read in one piece, aiohttp alone answers only the last of the good ones before it.
-    assert said[-1] in REFUSALS and set(said[:-1]) <= {200} and len(said) <= 4
+    assert answered[-1] in REFUSALS and set(answered[:-1]) <= {200} and len(answered) <= 4

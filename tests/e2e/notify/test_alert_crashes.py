@@ -119,8 +119,8 @@ async def _all_settled(database: asyncpg.Connection) -> bool:
 @pytest.fixture(scope="module")
 def outcomes(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[dict[str, Outcome | BaseException]]:
     """Of each place that is asked for."""
-    ours = [item for item in request.session.items if getattr(item, "module", None) is request.module]
-    asked = [place for place in PLACES if any(item.name.endswith(f"[{place}]") for item in ours)]
+    own_items = [item for item in request.session.items if getattr(item, "module", None) is request.module]
+    selected = [place for place in PLACES if any(item.name.endswith(f"[{place}]") for item in own_items)]
 
     async def all_of_them() -> list[Outcome | BaseException]:
         turn = asyncio.Semaphore(SIDE_BY_SIDE)
@@ -129,9 +129,9 @@ def outcomes(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[dic
             async with turn, postgres.fresh() as url:
                 return await _episode(url, place)
 
-        return await asyncio.gather(*map(one, asked), return_exceptions=True)
+        return await asyncio.gather(*map(one, selected), return_exceptions=True)
 
-    yield dict(zip(asked, asyncio.run(all_of_them()), strict=True))
+    yield dict(zip(selected, asyncio.run(all_of_them()), strict=True))
 
 
 @pytest.mark.parametrize("place", [pytest.param(p, marks=pytest.mark.long) if p in LONG else p for p in PLACES])

@@ -41,12 +41,12 @@ def test_a_secret_is_generated_once_for_each_receiver() -> None:
 async def test_the_secret_is_in_the_answer_that_made_it_and_in_no_other(database_url: str) -> None:
     async with serving(database_url) as api:
         hook = {"kind": "webhook", "url": URL, "secrets": ["generate"]}
-        made = await api("PUT", "/channels/ops", hook)
-        secret = made.body["new_secret"]
-        assert made.status == 201 and made.body["secrets"] == ["•••"] and secret.startswith("whsec_")
+        created = await api("PUT", "/channels/ops", hook)
+        secret = created.body["new_secret"]
+        assert created.status == 201 and created.body["secrets"] == ["•••"] and secret.startswith("whsec_")
         for again in (await api("PUT", "/channels/ops", hook), await api("GET", "/channels/ops")):
             assert again.status == 200 and "new_secret" not in again.body
-            assert again.headers["ETag"] == made.headers["ETag"]
+            assert again.headers["ETag"] == created.headers["ETag"]
         plain = await api("PUT", "/channels/given", {**hook, "secrets": [secret]})
         assert plain.status == 201 and "new_secret" not in plain.body, "they know what they gave"
 
@@ -68,7 +68,7 @@ async def test_the_secret_is_in_the_answer_that_made_it_and_in_no_other(database
         assert len(await stored()) == 5 and await stored() == [*(await stored())[:3], third, second]
         only = await api("POST", "/channels/ops/secrets", {"keep_former": False})
         assert await stored() == [only.body["new_secret"]]
-        stale = await api("POST", "/channels/ops/secrets", {}, headers={"If-Match": made.headers["ETag"]})
+        stale = await api("POST", "/channels/ops/secrets", {}, headers={"If-Match": created.headers["ETag"]})
         assert stale.status == 412
         assert (await api("POST", "/channels/nobody/secrets", {})).status == 404
         refused = await api("POST", "/channels/log/secrets", {})
@@ -83,9 +83,9 @@ async def test_a_file_generates_a_secret_once(database_url: str, tmp_path: Path)
             tmp_path, "m.yaml", f"channels: {{ops: {{kind: webhook, url: '{receiver.url}', secrets: [generate]}}}}"
         )
         assert "whsec_" not in (await offbeat("apply", file, "--dry-run", url=server.url)).out
-        said = (await offbeat("apply", file, url=server.url)).out
-        assert "channel ops: signing secret whsec_" in said and "not shown again" in said
-        first = said.partition("signing secret ")[2].split()[0]
+        output = (await offbeat("apply", file, url=server.url)).out
+        assert "channel ops: signing secret whsec_" in output and "not shown again" in output
+        first = output.partition("signing secret ")[2].split()[0]
         again = await offbeat("apply", file, "--json", url=server.url)
         assert again.json["counts"]["unchanged"] == 1 and again.json["new_secrets"] == []
         second = (await offbeat("channels", "secret", "ops", url=server.url)).out.strip()

@@ -155,16 +155,16 @@ async def test_a_client_without_retries_and_a_restart_in_the_middle(database_url
     async with Receiver() as receiver, Server(database_url) as server:
         hook = {"kind": "webhook", "url": receiver.url}
         assert (await server.api("PUT", "/api/v1/channels/hook", hook)).status == 201
-        made = await server.api("PUT", "/api/v1/monitors/batch", {"tasks": {"within": "12s"}, "max_runtime": "15s"})
-        assert made.status == 201, made
-        address = f"/api/v1/heartbeat/{made.body['key']}"
+        created = await server.api("PUT", "/api/v1/monitors/batch", {"tasks": {"within": "12s"}, "max_runtime": "15s"})
+        assert created.status == 201, created
+        address = f"/api/v1/heartbeat/{created.body['key']}"
 
-        async def say(**said: Any) -> bool:
+        async def say(**parameters: Any) -> bool:
             """As a script does it whose pings have a timeout and no retry."""
             try:
                 async with (
                     aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(HANG_S)) as session,
-                    session.get(server.url + address, params=said) as response,
+                    session.get(server.url + address, params=parameters) as response,
                 ):
                     return response.status == 200
             except (aiohttp.ClientError, TimeoutError):

@@ -88,7 +88,7 @@ async def test_a_killed_backup_sends_an_alert_and_the_next_night_resolves_it(dat
     script.write_text(SHELL_JOB)
     async with Receiver() as receiver, Server(database_url, "--allow-private-destinations") as server:
         await _webhook(server, receiver)
-        made = await server.api(
+        created = await server.api(
             "PUT",
             "/api/v1/monitors/backup",
             {
@@ -96,8 +96,8 @@ async def test_a_killed_backup_sends_an_alert_and_the_next_night_resolves_it(dat
                 "keys": [{"signal": "start"}, {"signal": "success"}, {"signal": "fail"}],
             },
         )
-        assert made.status == 201, made
-        keys = {key["signal"]: key["key"] for key in made.body["keys"] if key["signal"]}
+        assert created.status == 201, created
+        keys = {key["signal"]: key["key"] for key in created.body["keys"] if key["signal"]}
         env = {
             "BASE": f"{server.url}/api/v1/heartbeat",
             "BACKUP_START_KEY": keys["start"],
@@ -137,10 +137,10 @@ async def test_an_etl_that_fails_in_its_second_step_carries_the_message(database
     script.write_text(ETL_JOB)
     async with Receiver() as receiver, Server(database_url, "--allow-private-destinations") as server:
         await _webhook(server, receiver)
-        made = await server.api(
+        created = await server.api(
             "PUT", "/api/v1/monitors/etl", {"every": "1d", "stages": [{"name": "extract"}, {"name": "transform"}]}
         )
-        env = {"ETL_URL": made.body["ping_url"]}
+        env = {"ETL_URL": created.body["ping_url"]}
         bad = await _run(script, env, "all rows")
         assert await bad.wait() == 1
         alert = await receiver.wait_for(_is("opened"))

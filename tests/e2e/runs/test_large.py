@@ -44,21 +44,23 @@ async def test_a_run_of_ten_thousand_tasks_outlasts_a_kill(database_url: str, da
     async with Server(database_url) as server:
         url = (await server.api("PUT", "/api/v1/monitors/fan-out", tasks)).body["ping_url"]
         key, missing = url.rsplit("/", 1)[1], {17, 4_040, 9_999}
-        said = [{"key": key, "run": "r", "task": str(task)} for task in range(1, 10_001) if task not in missing]
-        await send(server, [{**ping, "status": "start"} for ping in said])
-        await send(server, [{**said[0], "status": "fail"}, {**said[1], "status": "fail"}])  # decided, and so written
+        task_pings = [{"key": key, "run": "r", "task": str(task)} for task in range(1, 10_001) if task not in missing]
+        await send(server, [{**ping, "status": "start"} for ping in task_pings])
+        await send(
+            server, [{**task_pings[0], "status": "fail"}, {**task_pings[1], "status": "fail"}]
+        )  # decided, and so written
 
         async def it_fails() -> bool:
             runs = (await server.api("GET", "/api/v1/monitors/fan-out/runs")).body["items"]
             return bool(runs) and runs[0]["verdict"] == "failed"
 
         await eventually(it_fails)
-        working = asyncio.create_task(send_if_it_lives(server, said))
+        working = asyncio.create_task(send_if_it_lives(server, task_pings))
         await asyncio.sleep(0.05)
         await server.kill()
         await working
         await server.start()
-        await send(server, said)  # pings without an answer are sent again
+        await send(server, task_pings)  # pings without an answer are sent again
 
         async def three_are_missing() -> Any:
             (run,) = (await server.api("GET", "/api/v1/monitors/fan-out/runs")).body["items"]

@@ -35,7 +35,7 @@ def scene() -> Scene:
     return Scene()
 
 
-def play(scene: Scene, steps: str, gap: float, **said: Any) -> None:
+def play(scene: Scene, steps: str, gap: float, **fields: Any) -> None:
     """Pings of one job, such as `start; success a` (a run id), or `settle`: the incident is resolved by hand."""
     for number, step in enumerate(steps.split("; ")):
         when = 10 + gap * number
@@ -45,7 +45,7 @@ def play(scene: Scene, steps: str, gap: float, **said: Any) -> None:
             scene.engine.resolve_by_hand(1, 0, 1, scene.at(when))
             scene._take()
         else:
-            scene.ping(when, signal, source=HERE, **({"run": run} if run else {}), **said)  # type: ignore[arg-type]
+            scene.ping(when, signal, source=HERE, **({"run": run} if run else {}), **fields)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------ what is news
@@ -301,8 +301,8 @@ def send(scene: Scene, when: float, step: str) -> None:
     query = f"rid={RIDS[step[1]]}" if len(step) > 1 else ""
     reading = healthchecks.read(Request("GET", f"/ping/{KEY}{SUFFIXES[step[0]]}", query, {}, b""))
     assert isinstance(reading, ParsedPing)
-    said = {name: value for name, value in reading.ping._asdict().items() if value is not None}
-    scene.ping(when, said.pop("signal"), source=HERE, **said)
+    fields = {name: value for name, value in reading.ping._asdict().items() if value is not None}
+    scene.ping(when, fields.pop("signal"), source=HERE, **fields)
 
 
 def downs(steps: list[str], gaps: Iterator[float]) -> str:
@@ -319,8 +319,8 @@ def downs(steps: list[str], gaps: Iterator[float]) -> str:
 @pytest.mark.parametrize("gap", GAPS)
 def test_what_healthchecks_calls_down_is_down(gap: float) -> None:
     assert len(SEQUENCES) == 1148
-    ours = {steps: downs(steps.split(), iter(lambda: gap, None)) for steps in SEQUENCES}
-    assert ours == SEQUENCES
+    counted = {steps: downs(steps.split(), iter(lambda: gap, None)) for steps in SEQUENCES}
+    assert counted == SEQUENCES
 
 
 def test_longer_sequences_are_down_after_a_failure_until_the_next_success() -> None:
@@ -378,8 +378,8 @@ def test_sentrys_ok_without_an_id_ends_the_open_check_in(scene: Scene) -> None:
         )
         reading = check_ins.read(request)
         assert isinstance(reading, ParsedPing), reading
-        said = {name: value for name, value in reading.ping._asdict().items() if value is not None}
-        scene.ping(60 * number, said.pop("signal"), source=HERE, **said)
+        fields = {name: value for name, value in reading.ping._asdict().items() if value is not None}
+        scene.ping(60 * number, fields.pop("signal"), source=HERE, **fields)
     scene.tick("2h")
     assert [run.verdict for run in scene.runs().values()] == ["succeeded", "failed"]
     assert scene.status() == "down" and scene.incidents()[1].cause == "failed"
@@ -392,8 +392,8 @@ async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(data
     needs("curl")
     definition = {"max_runtime": "1h", "overlap": "alert", "at_most": {"count": 1, "per": "1h"}}
     async with Link(database_url) as link, Server(link.url, "--commit-timeout", "1") as server:
-        made = {slug: await server.api("PUT", f"/api/v1/monitors/{slug}", definition) for slug in ("job", "last")}
-        address = f"{server.url}/api/v1/heartbeat/{made['job'].body['key']}/start"
+        created = {slug: await server.api("PUT", f"/api/v1/monitors/{slug}", definition) for slug in ("job", "last")}
+        address = f"{server.url}/api/v1/heartbeat/{created['job'].body['key']}/start"
         link.hold_replies(after=b"copy pings")  # Postgres commits, and its answer does not come
         command = ("curl", "-sSv", "-m", "20", "--retry", "5", "-w", "%{http_code}", address)
         curl = await asyncio.create_subprocess_exec(
@@ -410,7 +410,7 @@ async def test_the_start_that_curl_repeats_after_our_own_503_begins_one_run(data
         starts = await connection.fetch("select at from pings where signal = 'start' order by at")
         await connection.close()
         assert len(starts) == 2, "both are recorded"
-        async with server.session.get(f"/api/v1/heartbeat/{made['last'].body['key']}/fail") as response:
+        async with server.session.get(f"/api/v1/heartbeat/{created['last'].body['key']}/fail") as response:
             assert response.status == 200
         await eventually(lambda: is_down(server, "last"))  # so everything before it is applied
         runs = (await server.api("GET", "/api/v1/monitors/job/runs")).body["items"]
@@ -433,8 +433,8 @@ async def test_what_healthchecks_calls_down_is_down_over_http(database_url: str)
     seen = [""] * len(chosen)
     async with Server(database_url) as server:
         last = [{"slug": f"last{turn}", "key": f"last{turn}-{'x' * 20}", "every": "1d"} for turn in range(4)]
-        made = await server.api("POST", "/api/v1/apply", {"monitors": monitors + last})
-        assert made.status == 200, made
+        applied = await server.api("POST", "/api/v1/apply", {"monitors": monitors + last})
+        assert applied.status == 200, applied
 
         async def ping(path: str) -> None:
             async with server.session.get(path) as response:

@@ -53,9 +53,9 @@ class Stage:
 
     async def monitor(self, slug: str, **definition: Any) -> str:
         """Made; the address of its pings."""
-        made = await self.server.api("PUT", f"/api/v1/monitors/{slug}", definition)
-        assert made.status == 201, made
-        url: str = made.body["ping_url"]
+        created = await self.server.api("PUT", f"/api/v1/monitors/{slug}", definition)
+        assert created.status == 201, created
+        url: str = created.body["ping_url"]
         return url
 
     async def ping(self, url: str, signal: str = "", **params: Any) -> None:

@@ -130,14 +130,14 @@ async def test_an_answer_that_is_older_than_the_choice_does_not_lead_back(monkey
 
 async def test_of_two_systems_the_known_one_is_kept() -> None:
     """A timeline of another cluster says nothing, however high."""
-    async with Pair(standby=False) as ours, Pair(synchronous=False) as other:
+    async with Pair(standby=False) as known_pair, Pair(synchronous=False) as other:
         await other.promote()
-        known, [stranger] = hosts_of(ours.url("a"))[0], hosts_of(other.url("b"))
+        known, [stranger] = hosts_of(known_pair.url("a"))[0], hosts_of(other.url("b"))
         group = HostGroup([known])
 
         async def connect_one(host: Host) -> CopyConnection:
             place: dict[str, Any] = {"host": host.name, "port": host.port, "target_session_attrs": "read-write"}
-            return await asyncpg.connect(ours.url("a"), connection_class=CopyConnection, **place)
+            return await asyncpg.connect(known_pair.url("a"), connection_class=CopyConnection, **place)
 
         await (await group.connect(connect_one)).close()
         group.hosts = [known, stranger]

@@ -90,16 +90,16 @@ async def test_a_node_starts_where_another_froze_while_it_started(
 
 async def test_alerts_in_the_hands_of_a_dispatcher_that_froze_are_sent_by_another(database_url: str) -> None:
     frozen = StuckSessionReaper(database_url, Settings())
-    async with scene(database_url) as here, Receiver() as receiver:
-        channel = await here.channel("hook", "webhook", url=receiver.url)
-        await here.alerts(channel, 8)
-        transaction = Outbox(here.pool, "frozen", "there").transaction()
+    async with scene(database_url) as world, Receiver() as receiver:
+        channel = await world.channel("hook", "webhook", url=receiver.url)
+        await world.alerts(channel, 8)
+        transaction = Outbox(world.pool, "frozen", "there").transaction()
         connection = await transaction.__aenter__()
         wanted = DigestSelection(channel, 100, 2, following=True, resolves=True, which="all")
-        assert await Outbox(here.pool, "frozen", "there").attach(connection, wanted, (20, 5), 0) is not None
-        async with here.dispatcher():  # it skips rows that another process has locked
+        assert await Outbox(world.pool, "frozen", "there").attach(connection, wanted, (20, 5), 0) is not None
+        async with world.dispatcher():  # it skips rows that another process has locked
             await frozen.start()
-            await here.settled()
+            await world.settled()
         assert receiver.requests
         with pytest.raises(DatabaseDownError):
             await transaction.__aexit__(None, None, None)

@@ -24,8 +24,8 @@ async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
                 await eventually(lambda: _at_least(jobs, 60))
                 await eventually(lambda: _one_judges(servers))
                 for slug in ("early", "late"):
-                    made = await servers[0].api("PUT", f"/api/v1/monitors/{slug}", {"every": "1h"})
-                    assert made.status == 201, made
+                    created = await servers[0].api("PUT", f"/api/v1/monitors/{slug}", {"every": "1h"})
+                    assert created.status == 201, created
                     if slug == "early":
                         await eventually(pair.has_caught_up)
                         await pair.kill("b")  # from here on everything is known to the primary alone
@@ -45,7 +45,7 @@ async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
                 outages = [each for each in await outages_of(connection) if each["reason"] == "lost"]
                 assert sum(each["pings"] for each in outages) == len(lost), outages
                 assert all(each["length"].total_seconds() > 3 for each in outages)
-                await eventually(lambda: _is_told(connection, len(lost)))
+                await eventually(lambda: _is_reported(connection, len(lost)))
                 assert not await incidents_of(connection)
                 # Pings answered afterwards are there; monitors made in the lost time are not, for every node.
                 again = {row["message"] for row in await connection.fetch("select message from pings")}
@@ -67,7 +67,7 @@ async def test_the_loss_of_answered_pings_is_noticed(nodes: int) -> None:
                 await server.__aexit__(None, None, None)
 
 
-async def _is_told(connection: asyncpg.Connection, count: int) -> bool:
+async def _is_reported(connection: asyncpg.Connection, count: int) -> bool:
     """Whether the operator's alerts say that this number of pings is lost; each writer knows of its own."""
     rows = await connection.fetch("select facts ->> 'reason' from alerts where kind = 'operator'")
     return sum(int(n) for row in rows for n in re.findall(r"lost (\d+) answered pings", row[0])) == count

@@ -113,10 +113,10 @@ async def _refused(server: Server, key: str) -> bool:
 
 
 def _says(server: Server, text: str) -> Callable[[], Awaitable[bool]]:
-    async def said() -> bool:
+    async def printed() -> bool:
         return any(text in line for line in server.output)
 
-    return said
+    return printed
 
 
 # One that Postgres refuses to log in, one that passes by itself, one in which only the statements fail.

@@ -37,8 +37,8 @@ async def test_the_printed_lines_work_when_pasted_and_data_survives(data_dir: Pa
         lines = await eventually(lambda: _three(server))
         assert lines is not None
         assert any("admin key (shown once" in line for line in server.output)
-        made, pinged, shown = [await _shell(line) for line in lines]
-        assert '"slug":"hello"' in made and pinged == "OK" and '"last_ping_at":"2' in shown
+        created, pinged, shown = [await _shell(line) for line in lines]
+        assert '"slug":"hello"' in created and pinged == "OK" and '"last_ping_at":"2' in shown
         assert await server.stop() == 0
         await server.start()
         assert not any("admin key (shown once" in line for line in server.output[-12:])
@@ -96,8 +96,8 @@ async def test_the_banner_says_where_it_listens(database_url: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("OFFBEAT_")}
-    return ours | {"OFFBEAT_ADMIN_KEY": ADMIN_KEY}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OFFBEAT_")}
+    return inherited | {"OFFBEAT_ADMIN_KEY": ADMIN_KEY}
 
 
 async def _three(server: Server) -> list[str] | None:
@@ -107,8 +107,8 @@ async def _three(server: Server) -> list[str] | None:
 
 async def test_it_runs_on_the_oldest_postgres(debian_postgres: Postgres) -> None:
     async with debian_postgres.fresh(empty=True) as url, Server(url) as server:
-        made = await server.api("PUT", "/api/v1/monitors/job", {"every": "1s", "grace": "500ms"})
-        async with server.session.get(f"/api/v1/heartbeat/{made.body['key']}") as answer:
+        created = await server.api("PUT", "/api/v1/monitors/job", {"every": "1s", "grace": "500ms"})
+        async with server.session.get(f"/api/v1/heartbeat/{created.body['key']}") as answer:
             assert answer.status == 200
 
         async def down() -> bool:
@@ -122,9 +122,9 @@ async def test_two_servers_start_at_once_on_an_empty_database(postgres: Postgres
         servers = [Server(url), Server(url)]
         try:
             await asyncio.gather(*(server.start() for server in servers))
-            made = await servers[0].api("PUT", "/api/v1/monitors/job", {"every": "1h"})
+            created = await servers[0].api("PUT", "/api/v1/monitors/job", {"every": "1h"})
             # Made by one, known to the other within two seconds at most; an unknown key is asked for at once.
-            async with servers[1].session.get(f"/api/v1/heartbeat/{made.body['key']}") as answer:
+            async with servers[1].session.get(f"/api/v1/heartbeat/{created.body['key']}") as answer:
                 assert answer.status == 200
             schedulers = []
             for server in servers:

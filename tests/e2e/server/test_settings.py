@@ -51,7 +51,7 @@ def test_a_public_url_below_a_path_is_refused_at_the_start(given: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "words"),
+    ("name", "given", "problem_text"),
     [
         ("port", "abc", "must be a whole number, not 'abc'"),
         ("door", "slow", "must be 'fast' or 'aiohttp', not 'slow'"),
@@ -59,10 +59,10 @@ def test_a_public_url_below_a_path_is_refused_at_the_start(given: str) -> None:
         ("trusted_proxies", "x", "must be a network, such as 10.0.0.0/8"),
     ],
 )
-def test_a_wrong_value_says_what_to_write(name: str, given: str, words: str) -> None:
+def test_a_wrong_value_says_what_to_write(name: str, given: str, problem_text: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({name: given})
-    assert words in str(refused.value) and len(str(refused.value).splitlines()) == 1
+    assert problem_text in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
 @pytest.fixture
@@ -169,8 +169,8 @@ def test_a_former_name_counts_as_the_present_one(environment: pytest.MonkeyPatch
     wanted = getattr(read_settings({present: text}), present)
     assert wanted != Settings.model_fields[present].default
     assert getattr(read_settings({former: text}), present) == wanted
-    (said,) = former_names_in({former: text})
-    assert said.startswith(f"{flag} is now called --{present.replace('_', '-')};")
+    (warning,) = former_names_in({former: text})
+    assert warning.startswith(f"{flag} is now called --{present.replace('_', '-')};")
     with pytest.raises(SettingsError, match=f"^{flag} and --.* are the same setting: give only --"):
         read_settings({former: text, present: text})
     with pytest.raises(SettingsError, match="--" + present.replace("_", "-") if text[0] != "h" else "placeholder"):
@@ -178,8 +178,8 @@ def test_a_former_name_counts_as_the_present_one(environment: pytest.MonkeyPatch
 
     environment.setenv(variable, text)
     assert getattr(read_settings({}), present) == wanted
-    (said,) = former_names_in({})
-    assert said.startswith(f"{variable} is now called OFFBEAT_{present.upper()};")
+    (warning,) = former_names_in({})
+    assert warning.startswith(f"{variable} is now called OFFBEAT_{present.upper()};")
     environment.setenv(f"OFFBEAT_{present.upper()}", text)
     with pytest.raises(SettingsError, match=f"^{variable} and OFFBEAT_.* are the same setting: unset {variable}$"):
         read_settings({})
@@ -244,8 +244,8 @@ async def test_a_mistyped_former_name_suggests_the_present_one(environment: pyte
 def test_a_watchdog_url_must_be_a_web_address(given: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({"watchdog_url": given})
-    words = "--watchdog-url (OFFBEAT_WATCHDOG_URL): must begin with http:// or https:// and a host name"
-    assert str(refused.value).startswith(words) and "s3cret" not in str(refused.value)
+    problem_text = "--watchdog-url (OFFBEAT_WATCHDOG_URL): must begin with http:// or https:// and a host name"
+    assert str(refused.value).startswith(problem_text) and "s3cret" not in str(refused.value)
     assert f"not {without_secrets(given)!r}" in str(refused.value)
 
 
@@ -277,7 +277,7 @@ def test_a_url_in_a_message_has_no_secrets(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "problem_text"),
     [
         (
             ("--database-url", "mysql://u:s3cret@h/x"),
@@ -300,7 +300,7 @@ def test_a_url_in_a_message_has_no_secrets(url: str, shown: str) -> None:
     ],
 )
 async def test_a_wrong_setting_is_an_error_before_the_start_waits_for_postgres(
-    tmp_path: Path, flags: tuple[str, ...], words: str
+    tmp_path: Path, flags: tuple[str, ...], problem_text: str
 ) -> None:
     (tmp_path / "list.yaml").write_text("- a\n")
     (tmp_path / "item.yaml").write_text("monitors: {a: {every: soon}}\n")
@@ -310,7 +310,7 @@ async def test_a_wrong_setting_is_an_error_before_the_start_waits_for_postgres(
     for workers in ("1", "2") if "--config" in flags else ("1",):
         done = await offbeat("serve", "--database-url", url, "--workers", workers, *arguments)
         assert done.code == 2 and "waiting_for_postgres" not in done.err, done.err
-        assert words in done.err and "s3cret" not in done.err, done.err
+        assert problem_text in done.err and "s3cret" not in done.err, done.err
 
 
 @pytest.mark.parametrize(
@@ -333,9 +333,9 @@ async def test_a_mistyped_flag_suggests_its_name_and_a_strange_one_nothing() -> 
 
 async def test_former_flags_work_with_a_warning_and_are_not_shown(database_url: str) -> None:
     async with Server(database_url, "--door", "aiohttp", env={"OFFBEAT_ACK_TIMEOUT": "5"}) as server:
-        said = "\n".join(server.output)
-    assert "detail='--door is now called --http-server; " in said
-    assert "detail='OFFBEAT_ACK_TIMEOUT is now called OFFBEAT_COMMIT_TIMEOUT; " in said
+        output = "\n".join(server.output)
+    assert "detail='--door is now called --http-server; " in output
+    assert "detail='OFFBEAT_ACK_TIMEOUT is now called OFFBEAT_COMMIT_TIMEOUT; " in output
     done = await offbeat("doctor", "--json", OFFBEAT_ACK_TIMEOUT="5", OFFBEAT_DATABASE_URL=database_url)
     assert any("OFFBEAT_COMMIT_TIMEOUT" in each["message"] for each in done.json if each["check"] == "settings")
     done = await offbeat("serve", "--ack-timeout", "x")

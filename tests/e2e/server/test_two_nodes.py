@@ -35,11 +35,11 @@ class Client:
     async def run(self) -> None:
         index, node = 0, self._name
         while not self.stopped:
-            words, key = f"{self._name}-{index}", self._keys[index % len(self._keys)]
+            message, key = f"{self._name}-{index}", self._keys[index % len(self._keys)]
             index += 1
             try:
-                self.answers[words] = 0
-                self.answers[words] = await self._ping(self._ports[node % 2], key, words.encode())
+                self.answers[message] = 0
+                self.answers[message] = await self._ping(self._ports[node % 2], key, message.encode())
             except (OSError, EOFError):
                 self.close()
                 node += 1
@@ -51,12 +51,12 @@ class Client:
             self._writer.close()
             self._writer = None
 
-    async def _ping(self, port: int, key: str, words: bytes) -> int:
+    async def _ping(self, port: int, key: str, message: bytes) -> int:
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port)
         self._writer.write(
             b"POST /api/v1/heartbeat/%s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
-            % (key.encode(), len(words), words)
+            % (key.encode(), len(message), message)
         )
         async with asyncio.timeout(HANG_S):
             head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
@@ -142,14 +142,14 @@ async def test_restarted_one_after_the_other_under_load(database_url: str, obser
             client.stopped = True
         await asyncio.gather(*running)
 
-        answers = {words: status for client in clients for words, status in client.answers.items()}
+        answers = {message: status for client in clients for message, status in client.answers.items()}
         counts = Counter(answers.values())
         assert set(counts) <= {200, 0}, f"a request that was read is answered with 200: {counts}"
         assert counts[200] > 1_000 and counts[0] <= 8 * CLIENTS, counts
         stored = Counter(row["message"] for row in await observer.fetch("select message from pings"))
-        lost = [words for words, status in answers.items() if status == 200 and stored[words] != 1]
+        lost = [message for message, status in answers.items() if status == 200 and stored[message] != 1]
         assert not lost, f"{len(lost)} pings answered 200 are not in the log exactly once: {lost[:5]}"
-        unanswered = [words for words, status in answers.items() if status == 0 and stored[words]]
+        unanswered = [message for message, status in answers.items() if status == 0 and stored[message]]
         assert not unanswered, f"read, stored and not answered: {unanswered[:5]}"
         assert not await observer.fetch("select * from incidents")
         for node in (a, b):
@@ -227,12 +227,12 @@ async def test_what_is_changed_at_one_node_is_known_at_the_other(database_url: s
     async with _two(database_url, pooled) as (a, b):
         delays_s = []
         for _ in range(4):
-            made = await a.api("PUT", "/api/v1/monitors/job", {"every": "1h"})
-            assert await _ping(b, made.body["key"]) == 200  # asked for at once
+            created = await a.api("PUT", "/api/v1/monitors/job", {"every": "1h"})
+            assert await _ping(b, created.body["key"]) == 200  # asked for at once
             assert (await a.api("DELETE", "/api/v1/monitors/job")).status in (200, 204)
             began_s = time.monotonic()
 
-            async def unknown(key: str = made.body["key"]) -> bool:
+            async def unknown(key: str = created.body["key"]) -> bool:
                 return await _ping(b, key) == 404
 
             await eventually(unknown)

@@ -131,7 +131,7 @@ async def test_a_worker_that_dies_young_is_not_counted_as_ready_for_two(database
 
 async def _children(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children") as file:
-        found = [int(word) for word in file.read().split()]
+        found = [int(number) for number in file.read().split()]
     workers = []
     for child in found:
         with open(f"/proc/{child}/cmdline", "rb") as file:

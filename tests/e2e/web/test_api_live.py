@@ -9,8 +9,8 @@ from tests.support.harness import Server, eventually
 
 async def test_a_ping_is_shown(database_url: str) -> None:
     async with Server(database_url) as server:
-        made = (await server.api("PUT", "/api/v1/monitors/job", {"every": "1h", "max_runtime": "10m"})).body
-        ping = made["ping_url"].removeprefix(server.url)
+        monitor = (await server.api("PUT", "/api/v1/monitors/job", {"every": "1h", "max_runtime": "10m"})).body
+        ping = monitor["ping_url"].removeprefix(server.url)
 
         async def is_now(**expected: Any) -> None:
             async def fits() -> bool:
@@ -19,8 +19,8 @@ async def test_a_ping_is_shown(database_url: str) -> None:
 
             await eventually(fits)
 
-        before = made["last_ping_at"]
-        assert before is None and made["status"] == "new"
+        before = monitor["last_ping_at"]
+        assert before is None and monitor["status"] == "new"
         async with server.session.get(ping) as answer:
             assert answer.status == 200
         shown = (await server.api("GET", "/api/v1/monitors/job")).body
@@ -57,11 +57,11 @@ async def test_a_run_is_shown_as_it_is_this_moment(database_url: str) -> None:
     body = {"stages": [{"name": "extract"}, {"name": "load"}], "tasks": {"expected": 3}, "max_runtime": "1h"}
     async with Server(database_url) as server:
         ping = (await server.api("PUT", "/api/v1/monitors/etl", body)).body["ping_url"].removeprefix(server.url)
-        for said in (
+        for target in (
             *("start?run=r", "start?run=r&stage=extract", "success?run=r&stage=extract", "start?run=r&stage=load"),
             *("success?run=r&task=t1", "fail?run=r&task=t2", "progress?run=r&done=10&total=40"),
         ):
-            async with server.session.get(f"{ping}/{said}") as answer:
+            async with server.session.get(f"{ping}/{target}") as answer:
                 assert answer.status == 200
 
         async def runs() -> Any:
@@ -156,8 +156,8 @@ async def test_fleets_and_durations(database_url: str) -> None:
         stages = {"stages": [{"name": "extract"}]}
         ping = (await server.api("PUT", "/api/v1/monitors/etl", stages)).body["ping_url"].removeprefix(server.url)
         for run in ("a", "b", "c"):
-            for said in ("start?", "start?stage=extract&", "success?stage=extract&", "success?"):
-                await server.session.get(f"{ping}/{said}run={run}")
+            for target in ("start?", "start?stage=extract&", "success?stage=extract&", "success?"):
+                await server.session.get(f"{ping}/{target}run={run}")
 
         async def counted() -> bool:
             lengths = (await server.api("GET", "/api/v1/monitors/etl/durations")).body

@@ -16,8 +16,8 @@ from tests.support.clients.browser import (
     Person,
     address,
     chromium,
+    create_monitor,
     emptied,
-    made,
     person,
     ping,
 )
@@ -133,7 +133,7 @@ async def test_a_monitor_from_its_form_to_its_incident(server: Server, browser: 
 
 
 async def test_a_run_is_followed_live(server: Server, browser: Browser) -> None:
-    path = await made(
+    path = await create_monitor(
         server,
         "etl",
         max_runtime="1h",
@@ -168,7 +168,7 @@ async def test_a_run_is_followed_live(server: Server, browser: Browser) -> None:
 
 
 async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> None:
-    path = await made(server, "nightly", every="1h")
+    path = await create_monitor(server, "nightly", every="1h")
     key = (await server.api("POST", "/api/v1/keys", {"name": "wall", "role": "read"})).body["key"]
     ping_key = (await server.api("POST", "/api/v1/keys", {"name": "job", "role": "ping"})).body["key"]
     async with person(browser, server, key=None) as me:
@@ -197,7 +197,7 @@ async def test_who_may_look_may_not_change(server: Server, browser: Browser) -> 
 
 async def _large_installation(server: Server) -> tuple[str, ...]:
     """Something of everything, in trouble and not; the addresses of all pages."""
-    path = await made(
+    path = await create_monitor(
         server,
         "nightly",
         cron="30 2 * * *",
@@ -212,11 +212,11 @@ async def _large_installation(server: Server) -> tuple[str, ...]:
     await ping(server, f"{path}/fail", run="2026-11-24", stage="extract", message="line one\n" + "no space left " * 20)
     await ping(server, f"{path}/success", run="2026-11-24", task="3")
     await ping(server, f"{path}/progress", run="2026-11-24", done="3", total="40")
-    workers = await made(server, "workers", members={"every": "1s", "grace": "1s"})
+    workers = await create_monitor(server, "workers", members={"every": "1s", "grace": "1s"})
     for number in range(80):  # more than fit: a list that scrolls must be reachable by keyboard
         await ping(server, workers, task=f"w-{number}")
     for slug in ("alpha", "beta"):
-        await ping(server, await made(server, slug, every="1h", tags=["night", "day"]))
+        await ping(server, await create_monitor(server, slug, every="1h", tags=["night", "day"]))
     await server.api("POST", "/api/v1/monitors/beta/pause")
     await server.api("PUT", "/api/v1/projects/default", {"name": "Default", "status_page": True})
 

@@ -19,18 +19,18 @@ class Case(NamedTuple):
     """A thing that two people edit.
 
     `page` and `action` are of its form, `sent` is what the first one types, `says` how the form refuses it; `path` is
-    of the API, `change` what the second one does there, `stored` and `said` what is seen of that.
+    of the API, `change` what the second one does there, `stored` and `warning` what is seen of that.
     """
 
     path: str
-    made: dict[str, Any]
+    definition: dict[str, Any]
     page: str
     action: str
     sent: dict[str, str]
     says: str
     change: dict[str, Any]
     stored: tuple[str, Any]
-    said: str
+    warning: str
 
 
 CASES = {
@@ -113,7 +113,7 @@ async def test_what_was_changed_after_a_form_was_opened_is_not_overwritten(
     server: Server, pages: Pages, kind: str
 ) -> None:
     case = CASES[kind]
-    assert (await server.api("PUT", f"/api/v1{case.path}", case.made)).status == 201
+    assert (await server.api("PUT", f"/api/v1{case.path}", case.definition)).status == 201
     fields = await opened(pages, case)
     assert (await server.api("PUT", f"/api/v1{case.path}", case.change)).status == 200
     before = await changes(server)
@@ -134,7 +134,7 @@ async def changes(server: Server) -> list[Any]:
 
 def assert_refused(case: Case, status: int, text: str) -> None:
     assert status == 422 and case.says in text, text
-    assert case.said in text and "admin" in text, text
+    assert case.warning in text and "admin" in text, text
     for typed in case.sent.values():
         assert typed.replace("<", "&lt;").replace(">", "&gt;") in text, "what was typed is lost"
 
@@ -163,7 +163,7 @@ async def test_a_write_between_the_read_and_the_write_of_a_form_is_not_overwritt
 ) -> None:
     """Both requests have read the row. Postgres lets the other one write first; the form's transaction comes after."""
     case = CASES[kind]
-    assert (await server.api("PUT", f"/api/v1{case.path}", case.made)).status == 201
+    assert (await server.api("PUT", f"/api/v1{case.path}", case.definition)).status == 201
     fields = await opened(pages, case)
     async with locked_changes(database_url) as connection:
         other = asyncio.create_task(server.api("PUT", f"/api/v1{case.path}", case.change))
@@ -183,12 +183,12 @@ async def test_a_tag_of_the_api_holds_until_the_write(
 ) -> None:
     """If-Match is compared with what is read; what is written between that and the write is not overwritten either."""
     case = CASES[kind]
-    made = await server.api("PUT", f"/api/v1{case.path}", case.made)
-    condition = {"If-Match": made.headers["ETag"]}
+    definition = await server.api("PUT", f"/api/v1{case.path}", case.definition)
+    condition = {"If-Match": definition.headers["ETag"]}
     async with locked_changes(database_url) as connection:
         first = asyncio.create_task(server.api("PUT", f"/api/v1{case.path}", case.change, headers=condition))
         await eventually(lambda: waiting(connection, 1))
-        second = asyncio.create_task(server.api("PUT", f"/api/v1{case.path}", case.made, headers=condition))
+        second = asyncio.create_task(server.api("PUT", f"/api/v1{case.path}", case.definition, headers=condition))
         await eventually(lambda: waiting(connection, 2))
     assert (await first).status == 200
     refused = await second
@@ -208,7 +208,7 @@ async def test_a_tag_of_nothing_never_fits_an_object_that_is_created_at_that_mom
     await server.api("DELETE", f"/api/v1{case.path}")
     body = case.change if method == "PUT" else None
     async with locked_changes(database_url) as connection:
-        creates = asyncio.create_task(server.api("PUT", f"/api/v1{case.path}", case.made))
+        creates = asyncio.create_task(server.api("PUT", f"/api/v1{case.path}", case.definition))
         await eventually(lambda: waiting(connection, 1))
         condition = {"If-Match": '"0123456789abcdef0123"' if kind != "monitor" else '"123456"'}
         late = asyncio.create_task(server.api(method, f"/api/v1{case.path}", body, headers=condition))
@@ -242,7 +242,7 @@ async def test_of_two_that_make_the_same_one_does(
 async def test_an_object_that_was_deleted_in_between_is_not_created_again(server: Server, pages: Pages) -> None:
     for kind in ("monitor", "channel", "project"):
         case = CASES[kind]
-        await server.api("PUT", f"/api/v1{case.path}", case.made)
+        await server.api("PUT", f"/api/v1{case.path}", case.definition)
         fields = await opened(pages, case)
         assert (await server.api("DELETE", f"/api/v1{case.path}")).status == 204
         status, text = await pages.send(address(case), fields)
@@ -253,7 +253,7 @@ async def test_an_object_that_was_deleted_in_between_is_not_created_again(server
 
 async def test_a_form_without_a_revision_changes_nothing(server: Server, pages: Pages) -> None:
     for case in CASES.values():
-        await server.api("PUT", f"/api/v1{case.path}", case.made)
+        await server.api("PUT", f"/api/v1{case.path}", case.definition)
     before = await changes(server)
     for kind, case in CASES.items():
         for rev in (None, "", "x", "9" * 40):
@@ -269,7 +269,7 @@ async def test_a_form_without_a_revision_changes_nothing(server: Server, pages: 
 async def test_a_mistake_does_not_hide_that_the_monitor_was_changed(server: Server, pages: Pages) -> None:
     """A form that comes back for a mistake keeps the revision with which it was opened."""
     case = CASES["monitor"]
-    await server.api("PUT", f"/api/v1{case.path}", case.made)
+    await server.api("PUT", f"/api/v1{case.path}", case.definition)
     fields = [(name, "soon" if name == "every" else value) for name, value in await opened(pages, case)]
     await server.api("PUT", f"/api/v1{case.path}", case.change)
     status, text = await pages.send(address(case), fields)

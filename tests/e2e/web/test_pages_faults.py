@@ -9,7 +9,17 @@ from playwright.async_api import Browser, expect
 
 from offbeat_server.web.ui.routes import PAGES
 from offbeat_server.web.ui.template_filters import preview
-from tests.support.clients.browser import ELSEWHERE, PHONE, Person, address, chromium, emptied, made, person, ping
+from tests.support.clients.browser import (
+    ELSEWHERE,
+    PHONE,
+    Person,
+    address,
+    chromium,
+    create_monitor,
+    emptied,
+    person,
+    ping,
+)
 from tests.support.harness import ADMIN_KEY, Postgres, Server, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -58,22 +68,22 @@ async def test_the_status_page_counts_all_and_shows_what_is_down_first(server: S
     await down(server, "job-509")
     async with person(browser, server, key=None) as me:
 
-        async def is_told() -> bool:  # what the page says may be a few seconds old
+        async def is_current() -> bool:  # what the page says may be a few seconds old
             await me.go("/status/default")
             return "1 service down" in await me.see(".headline")
 
-        await eventually(is_told)
+        await eventually(is_current)
         assert (await me.see("ul.public li:first-child .name")) == "job-509"
         assert await me.see(".cut") == "The first 500 of 510 services."
 
 
 async def test_every_cut_says_so(server: Server, browser: Browser) -> None:
-    path = await made(server, "wide", max_runtime="1h")
+    path = await create_monitor(server, "wide", max_runtime="1h")
     await ping(server, f"{path}/start", run="big", total="20000")
     await ping(server, f"{path}/fail", run="big", task="19999")
     for number in range(25):
         await ping(server, f"{path}/start", run=f"r{number}")
-    flapping = await made(server, "flapping", every="1h", tags=list("abcdef"))
+    flapping = await create_monitor(server, "flapping", every="1h", tags=list("abcdef"))
     for _ in range(7):
         await ping(server, f"{flapping}/fail")
         await down(server, "flapping")
@@ -102,7 +112,7 @@ async def test_every_cut_says_so(server: Server, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "expected"),
     [
         (PG_DUMP, PG_DUMP[:89].rstrip() + "…"),
         ("short", "short"),
@@ -111,12 +121,12 @@ async def test_every_cut_says_so(server: Server, browser: Browser) -> None:
         ("\n \n", ""),
     ],
 )
-async def test_a_preview_begins_with_the_beginning_of_the_last_line(message: str, said: str) -> None:
-    assert preview(message) == said
+async def test_a_preview_begins_with_the_beginning_of_the_last_line(message: str, expected: str) -> None:
+    assert preview(message) == expected
 
 
 async def test_messages_are_previewed(server: Server, browser: Browser) -> None:
-    path = await made(server, "dump", every="1h")
+    path = await create_monitor(server, "dump", every="1h")
     await ping(server, f"{path}/fail", message=PG_DUMP)
     async with person(browser, server) as me:
         for page in ("/monitors/dump", "/monitors/dump/pings"):
@@ -128,7 +138,7 @@ async def test_messages_are_previewed(server: Server, browser: Browser) -> None:
 
 
 async def test_the_title_follows_the_card(server: Server, browser: Browser) -> None:
-    path = await made(server, "tab", max_runtime="1h", fail_after=1)
+    path = await create_monitor(server, "tab", max_runtime="1h", fail_after=1)
     async with person(browser, server) as me:
         page = me.page
         await me.go("/")
@@ -169,17 +179,17 @@ async def test_the_title_follows_the_card(server: Server, browser: Browser) -> N
 
 
 async def test_live_pages_end_with_their_key_and_their_session(server: Server, browser: Browser) -> None:
-    path = await made(server, "seen", every="1h")
+    path = await create_monitor(server, "seen", every="1h")
     await ping(server, f"{path}/start", run="r")
     await ping(server, f"{path}/fail", run="r")
     await down(server, "seen")
     run, incident = await address(server, "seen", "runs"), await address(server, "seen", "incidents")
     for way, pages in {"revoked": ("/", "/monitors/seen", run, incident), "closed": ("/", incident)}.items():
-        for there in pages:
+        for shown_path in pages:
             made_key = (await server.api("POST", "/api/v1/keys", {"name": "wall", "role": "read"})).body
             async with person(browser, server, key=made_key["key"]) as me:
                 me.expected.add(401)
-                await me.go(there)
+                await me.go(shown_path)
                 await me.live()
                 if way == "revoked":
                     await server.api("DELETE", f"/api/v1/keys/{made_key['id']}")
@@ -190,7 +200,7 @@ async def test_live_pages_end_with_their_key_and_their_session(server: Server, b
                     await other.wait_for_selector("#key")
                 await me.page.wait_for_url("**/sign-in*")
                 where = urlsplit(me.page.url).query
-                assert there == "/" or where == "back=" + there.replace("/", "%2F")
+                assert shown_path == "/" or where == "back=" + shown_path.replace("/", "%2F")
 
 
 async def test_a_page_that_comes_back_after_its_key_was_revoked(server: Server, browser: Browser) -> None:
@@ -214,7 +224,7 @@ async def _signed_out_elsewhere(me: Person) -> None:
 
 
 async def test_what_was_typed_survives_the_end_of_the_session(server: Server, browser: Browser) -> None:
-    await made(server, "typed", every="1h")
+    await create_monitor(server, "typed", every="1h")
     async with person(browser, server) as me:
         page = me.page
         me.expected |= {401, 403}
@@ -243,7 +253,7 @@ async def test_what_was_typed_survives_the_end_of_the_session(server: Server, br
 
 
 async def test_an_open_form_stays_when_the_session_ends(server: Server, browser: Browser) -> None:
-    path = await made(server, "talk", every="1h")
+    path = await create_monitor(server, "talk", every="1h")
     await ping(server, f"{path}/fail")
     await down(server, "talk")
     async with person(browser, server) as me:
@@ -263,7 +273,7 @@ async def test_an_open_form_stays_when_the_session_ends(server: Server, browser:
 
 
 async def test_what_a_refused_form_held_is_not_lost(server: Server, browser: Browser) -> None:
-    path = await made(server, "long", every="1h")
+    path = await create_monitor(server, "long", every="1h")
     await ping(server, f"{path}/fail")
     await down(server, "long")
     async with person(browser, server) as me:
@@ -291,8 +301,8 @@ async def test_what_a_refused_form_held_is_not_lost(server: Server, browser: Bro
 
 
 async def test_never_pinged_is_not_without_trouble(server: Server, browser: Browser) -> None:
-    await made(server, "silent", every="1h")
-    await ping(server, await made(server, "pinged", every="1h"))
+    await create_monitor(server, "silent", every="1h")
+    await ping(server, await create_monitor(server, "pinged", every="1h"))
     await server.api("PUT", "/api/v1/projects/default", {"name": "Shop", "status_page": True})
     async with person(browser, server) as me:
         for page, line in (("/", "tr.line"), ("/status/default", "ul.public li")):
@@ -312,7 +322,10 @@ async def test_never_pinged_is_not_without_trouble(server: Server, browser: Brow
 
 
 async def test_a_search_is_about_what_is_down_too(server: Server, browser: Browser) -> None:
-    paths = {slug: await made(server, slug, every="1h", tags=[slug[0]]) for slug in ("alpha", "beta", "gamma", "bravo")}
+    paths = {
+        slug: await create_monitor(server, slug, every="1h", tags=[slug[0]])
+        for slug in ("alpha", "beta", "gamma", "bravo")
+    }
     for slug in ("alpha", "beta"):
         await ping(server, f"{paths[slug]}/fail")
     await down(server, "alpha", "beta")
@@ -378,7 +391,7 @@ async def test_a_monitor_of_many_stages_in_one_go(server: Server, browser: Brows
 
 async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, browser: Browser) -> None:
     await server.api("PUT", "/api/v1/projects/other", {"name": "Other"})
-    path = await made(server, "job?project=other", every="1h")
+    path = await create_monitor(server, "job?project=other", every="1h")
     await ping(server, f"{path}/fail")
     await down(server, "job")
     async with person(browser, server) as me:
@@ -401,7 +414,7 @@ async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, b
         assert [each["name"] for each in (await server.api("GET", "/api/v1/keys")).body["items"]].count("once") == 1
 
         incident = await address(server, "job", "incidents", project="other")
-        there = {
+        nearest_pages = {
             "/monitors/job/pause?project=other": "/monitors/job?project=other",
             "/monitors/job/snooze?project=other": "/monitors/job?project=other",
             "/monitors/job/ping?project=other": "/monitors/job?project=other",
@@ -418,8 +431,8 @@ async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, b
             "/sign-out": "/",
         }
         posts, gets = ({page.path for page in PAGES if page.method == method} for method in ("POST", "GET"))
-        assert len(there) == len(posts - gets), "each is named"
-        for path, shown in there.items():
+        assert len(nearest_pages) == len(posts - gets), "each is named"
+        for path, shown in nearest_pages.items():
             await me.go(path)
             assert page.url == server.url + shown
             await me.see("nav")
@@ -432,14 +445,14 @@ async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, b
 
 
 async def test_copying_works_over_plain_http_too(server: Server, browser: Browser) -> None:
-    await made(server, "copied", every="1h")
+    await create_monitor(server, "copied", every="1h")
     async with person(browser, server, key=None) as me:
         page = me.page
-        here = f"http://{ELSEWHERE}:{urlsplit(server.url).port}"
-        await page.goto(here + "/sign-in")
+        base_url = f"http://{ELSEWHERE}:{urlsplit(server.url).port}"
+        await page.goto(base_url + "/sign-in")
         await page.fill("#key", ADMIN_KEY)
         await page.click("button.main")
-        await page.goto(here + "/monitors/copied")
+        await page.goto(base_url + "/monitors/copied")
         assert not await page.evaluate("isSecureContext")
         for name in ("url", "snippet-1"):
             await page.click(f"[data-copy={name}]")
@@ -456,11 +469,11 @@ async def test_copying_works_over_plain_http_too(server: Server, browser: Browse
 
 
 async def test_what_fingers_press_is_large_enough(server: Server, browser: Browser) -> None:
-    path = await made(server, "touch", every="1h")
+    path = await create_monitor(server, "touch", every="1h")
     await ping(server, f"{path}/fail")
     await down(server, "touch")
     async with person(browser, server, PHONE, has_touch=True, is_mobile=True) as me:
-        for there in ("/", "/monitors/touch", await address(server, "touch", "incidents")):
-            await me.go(there)
+        for shown_path in ("/", "/monitors/touch", await address(server, "touch", "incidents")):
+            await me.go(shown_path)
             button = await me.page.locator("text=Acknowledge >> visible=true").bounding_box()
-            assert button is not None and button["height"] >= 40, there
+            assert button is not None and button["height"] >= 40, shown_path

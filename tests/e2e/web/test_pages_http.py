@@ -250,7 +250,7 @@ async def test_one_reader_cannot_take_all_streams(server: Server) -> None:
         assert [each.status for each in first] == [200] * STREAMS_PER_SESSION_MAX + [503] * 5
         assert first[-1].headers["Retry-After"] == "10"
         others = [await opened(key, STREAMS_PER_SESSION_MAX) for _ in range(5)]
-        taken = sum(each.status == 200 for each in [*first, *(each for some in others for each in some)])
+        taken = sum(each.status == 200 for each in [*first, *(each for batch in others for each in batch)])
         assert taken == STREAMS_PER_PROJECT_MAX < STREAMS_MAX
         assert [each.status for each in await opened(ADMIN_KEY, 1)] == [200], "the operator has room"
         first[0].close()  # one browser goes, and its place is free

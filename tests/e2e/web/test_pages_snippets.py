@@ -56,15 +56,15 @@ async def test_every_snippet_works_when_pasted(server: Server) -> None:
         before = len(await received(server, 0))
         assert await run(sys.executable, "-c", program) == code, "the job's own exit code stays"
         assert [signal for signal, _ in await received(server, before)] == ["start", last]
-    unheard = text["Python"].replace(url, "http://127.0.0.1:9/x")
-    assert await run(sys.executable, "-c", "def main():\n    pass\n" + unheard) == 0
+    to_closed_port = text["Python"].replace(url, "http://127.0.0.1:9/x")
+    assert await run(sys.executable, "-c", "def main():\n    pass\n" + to_closed_port) == 0
 
     before = len(await received(server, 0))
     for line in text["systemd"].splitlines():
         name, _, command = line.partition("=")
         if name in ("ExecStartPre", "ExecStopPost"):
-            words = shlex.split(command.removeprefix("-").replace("$$", "$"))
-            assert await run(*words, SERVICE_RESULT="exit-code") == 0
+            arguments = shlex.split(command.removeprefix("-").replace("$$", "$"))
+            assert await run(*arguments, SERVICE_RESULT="exit-code") == 0
     assert [signal for signal, _ in await received(server, before)] == ["start", "fail"]
 
     needs("wget")

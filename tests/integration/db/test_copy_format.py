@@ -82,8 +82,8 @@ async def test_every_kind_of_value_comes_back(database: asyncpg.Connection, log:
             assert row[field] == getattr(ping, field)
         assert ping.exit_code == (row["exit_code"] if row["wide_exit_code"] is None else row["wide_exit_code"])
         for field in ("run", "stage", "task", "message"):
-            said = getattr(ping, field)
-            assert row[field] == (None if said is None else said.replace("\0", "\ufffd"))
+            sent = getattr(ping, field)
+            assert row[field] == (None if sent is None else sent.replace("\0", "\ufffd"))
 
 
 async def test_what_postgres_cannot_hold_is_made_storable(database: asyncpg.Connection, log: LogConnection) -> None:

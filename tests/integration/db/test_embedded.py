@@ -81,8 +81,8 @@ async def test_it_is_tuned_durable_and_not_on_the_network(data_dir: Path) -> Non
         assert (setting["fsync"], setting["synchronous_commit"], setting["full_page_writes"]) == ("on", "on", "on")
         assert (setting["jit"], setting["listen_addresses"], setting["max_wal_size"]) == ("off", "", "4096")
         source = {row["name"].lower(): row["source"] for row in rows}
-        ours = embedded.tuned(psutil.virtual_memory().total)
-        assert {source[name] for name in ours} <= {"configuration file", "client"}
+        tuned = embedded.tuned(psutil.virtual_memory().total)
+        assert {source[name] for name in tuned} <= {"configuration file", "client"}
         assert postgres.pid is not None
         assert not psutil.Process(postgres.pid).net_connections(kind="inet")
 

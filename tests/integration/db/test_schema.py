@@ -107,9 +107,9 @@ async def test_a_database_in_another_encoding_is_refused(postgres: Postgres) -> 
 async def test_partitions_are_made_once_by_two_at_once(empty_database_url: str) -> None:
     one, two = await connect(empty_database_url), await connect(empty_database_url)
     await apply_schema(one)
-    made = await asyncio.gather(make_partitions(one, TODAY, 7), make_partitions(two, TODAY, 7))
+    created = await asyncio.gather(make_partitions(one, TODAY, 7), make_partitions(two, TODAY, 7))
     names = [name_of(TODAY + timedelta(days=n)) for n in range(8)]
-    assert sorted(made[0] + made[1]) == names == await partitions(one)
+    assert sorted(created[0] + created[1]) == names == await partitions(one)
     assert await make_partitions(two, TODAY, 8) == [name_of(TODAY + timedelta(days=8))]
     await one.close()
     await two.close()

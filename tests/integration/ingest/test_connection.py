@@ -30,14 +30,14 @@ BODIES_BYTES_MAX = 1_000_000  # of all together
 @pytest.fixture
 def path(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The transitions in the order in which connections make them."""
-    made: Path = []
+    transitions: Path = []
 
     def record(state: State, event: Event) -> State:
-        made.append((state, event))
+        transitions.append((state, event))
         return next_state(state, event)
 
     monkeypatch.setattr(connection_module, "next_state", record)
-    return made
+    return transitions
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -58,7 +58,7 @@ def reset(client: Client) -> None:
 
 
 class Walk:
-    """A server whose commits a test can hold back, and the transitions of its connections since the last `made`."""
+    """A server whose commits a test can hold back, and its connections' transitions since the last expectation."""
 
     def __init__(self, served: Served, link: Link, path: Path) -> None:
         self.served, self.link, self._path = served, link, path
@@ -72,7 +72,7 @@ class Walk:
         """Wait until the connection that moved last is in this state."""
         await eventually(lambda: is_true(self._path and next_state(*self._path[-1]) is state))
 
-    async def made(self, *events: Event) -> None:
+    async def expect_events(self, *events: Event) -> None:
         """Compare the events since the last call, when they have all happened."""
         await eventually(lambda: is_true(len(self._path) >= len(events)))
         assert [event for _, event in self._path] == list(events)
@@ -98,7 +98,7 @@ async def alone(walk: Walk) -> None:
         assert (await client.reply()).status == 200
         client.writer.write_eof()
         assert await client.is_closed()
-        await walk.made(Event.ADMITTED, Event.CLOSE, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.CLOSE, Event.LOST)
 
     async with connected(served) as client:
         client.send(BODY + "half ")
@@ -106,25 +106,25 @@ async def alone(walk: Walk) -> None:
         client.send("whole" + get())
         assert [(await client.reply()).status for _ in range(2)] == [200, 200]
         reset(client)
-        await walk.made(Event.ADMITTED, Event.BODY_BEGINS, Event.BODY_ENDS, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.BODY_BEGINS, Event.BODY_ENDS, Event.LOST)
 
     async with connected(served) as client:
         client.send(BODY)
         await walk.reaches(State.READING_BODY)
         client.writer.write_eof()
         assert await client.is_closed()
-        await walk.made(Event.ADMITTED, Event.BODY_BEGINS, Event.CLOSE, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.BODY_BEGINS, Event.CLOSE, Event.LOST)
 
     async with connected(served) as client:
         client.send(BODY + "half ")
         await walk.reaches(State.READING_BODY)
         reset(client)
-        await walk.made(Event.ADMITTED, Event.BODY_BEGINS, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.BODY_BEGINS, Event.LOST)
 
     async with connected(served) as client:
         client.send(get("/hello"))
         assert (await client.reply()).body == b"hello 0"
-        await walk.made(Event.ADMITTED, Event.FOREIGN_REQUEST, Event.HAND_OVER)
+        await walk.expect_events(Event.ADMITTED, Event.FOREIGN_REQUEST, Event.HAND_OVER)
     await eventually(lambda: is_true(served.http_servers.connections == 0))
 
 
@@ -140,32 +140,32 @@ async def no_room(walk: Walk) -> None:
         other.send("xx")
         reply = await other.reply()
         assert (reply.status, reply.headers["connection"]) == (503, "close")
-        await walk.made(
+        await walk.expect_events(
             *(Event.ADMITTED, Event.ADMITTED, Event.BODY_BEGINS, Event.BODY_BEGINS, Event.LAST_REQUEST, Event.LINGER)
         )
         other.send("x" * (2 * BODY_BYTES - BODIES_BYTES_MAX - 2))
-        await walk.made(Event.CLOSE, Event.LOST)
+        await walk.expect_events(Event.CLOSE, Event.LOST)
         assert await other.is_closed()
         client.send("x")
         assert (await client.reply()).status == 200
-    await walk.made(Event.BODY_ENDS, Event.CLOSE, Event.LOST)
+    await walk.expect_events(Event.BODY_ENDS, Event.CLOSE, Event.LOST)
     async with connected(served) as client, connected(served) as other:
         client.send(head + "x" * (BODY_BYTES - 1))
         await eventually(lambda: is_true(served.http_servers._bodies.bytes == BODY_BYTES - 1))
-        await walk.made(Event.ADMITTED, Event.ADMITTED, Event.BODY_BEGINS)
+        await walk.expect_events(Event.ADMITTED, Event.ADMITTED, Event.BODY_BEGINS)
         other.send(head + "x" * (BODIES_BYTES_MAX - BODY_BYTES + 2))
         await walk.reaches(State.LINGERING)
         reset(other)
-        await walk.made(Event.BODY_BEGINS, Event.LAST_REQUEST, Event.LINGER, Event.LOST)
-    await walk.made(Event.CLOSE, Event.LOST)
+        await walk.expect_events(Event.BODY_BEGINS, Event.LAST_REQUEST, Event.LINGER, Event.LOST)
+    await walk.expect_events(Event.CLOSE, Event.LOST)
     clients = [Client(*await asyncio.open_connection("127.0.0.1", served.port)) for _ in range(CONNECTIONS_MAX)]
-    await walk.made(*[Event.ADMITTED] * CONNECTIONS_MAX)
+    await walk.expect_events(*[Event.ADMITTED] * CONNECTIONS_MAX)
     async with connected(served) as client:
         assert await client.is_closed()
-        await walk.made(Event.TURNED_AWAY, Event.LOST)
+        await walk.expect_events(Event.TURNED_AWAY, Event.LOST)
     for client in clients:
         reset(client)
-    await walk.made(*[Event.LOST] * CONNECTIONS_MAX)
+    await walk.expect_events(*[Event.LOST] * CONNECTIONS_MAX)
 
 
 async def with_answers_pending(walk: Walk) -> None:
@@ -173,7 +173,7 @@ async def with_answers_pending(walk: Walk) -> None:
     link = walk.link
 
     @asynccontextmanager
-    async def asked(*requests: str) -> AsyncIterator[Client]:
+    async def client_after(*requests: str) -> AsyncIterator[Client]:
         link.hold_requests()
         async with connected(walk.served) as client:
             client.send("".join(requests))
@@ -187,33 +187,33 @@ async def with_answers_pending(walk: Walk) -> None:
         assert (await client.reply()).status == status
         assert await client.is_closed()
 
-    async with asked(get()) as client:
+    async with client_after(get()) as client:
         client.writer.write_eof()
         await walk.reaches(State.FINISHING)
         await answered(client)
-        await walk.made(Event.ADMITTED, Event.INPUT_ENDS, Event.CLOSE, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.INPUT_ENDS, Event.CLOSE, Event.LOST)
 
-    async with asked(get(), BODY, "half") as client:
+    async with client_after(get(), BODY, "half") as client:
         client.writer.write_eof()
         await walk.reaches(State.FINISHING)
         await answered(client)
-        await walk.made(Event.ADMITTED, Event.BODY_BEGINS, Event.INPUT_ENDS, Event.CLOSE, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.BODY_BEGINS, Event.INPUT_ENDS, Event.CLOSE, Event.LOST)
 
-    async with asked(LAST, get()) as client:  # what follows the last request is ignored
+    async with client_after(LAST, get()) as client:  # what follows the last request is ignored
         client.writer.write_eof()
         await eventually(lambda: is_true((State.FINISHING, Event.INPUT_ENDS) in walk._path))
         await answered(client)
-        await walk.made(Event.ADMITTED, Event.LAST_REQUEST, Event.INPUT_ENDS, Event.CLOSE, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.LAST_REQUEST, Event.INPUT_ENDS, Event.CLOSE, Event.LOST)
 
-    async with asked(LAST) as client:
+    async with client_after(LAST) as client:
         reset(client)
-        await walk.made(Event.ADMITTED, Event.LAST_REQUEST, Event.LOST)
+        await walk.expect_events(Event.ADMITTED, Event.LAST_REQUEST, Event.LOST)
 
-    async with asked(get(), get("/hello")) as client:
+    async with client_after(get(), get("/hello")) as client:
         await walk.reaches(State.HANDING_OVER)
         link.mend()
         assert [(await client.reply()).body for _ in range(2)] == [b"OK", b"hello 0"]
-        await walk.made(Event.ADMITTED, Event.FOREIGN_REQUEST, Event.HAND_OVER)
+        await walk.expect_events(Event.ADMITTED, Event.FOREIGN_REQUEST, Event.HAND_OVER)
     await eventually(lambda: is_true(walk.served.http_servers.connections == 0))
 
 
@@ -231,7 +231,7 @@ async def stopped(walk: Walk, *, in_time: bool) -> None:
             assert (reply.status, reply.headers["connection"]) == (200, "close")
         assert await client.is_closed()
         last = (Event.CLOSE, Event.LOST) if in_time else (Event.LOST,)
-        await walk.made(Event.ADMITTED, Event.FOREIGN_REQUEST, *last)
+        await walk.expect_events(Event.ADMITTED, Event.FOREIGN_REQUEST, *last)
         walk.link.mend()
         await stopping
 

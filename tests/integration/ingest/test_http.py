@@ -465,7 +465,7 @@ async def test_what_was_left_out_is_named(served: Served) -> None:
 
 
 async def test_addresses_as_scripts_write_them(served: Served) -> None:
-    for path, said in (
+    for path, expected in (
         (f"/{PATH}/fail", ("fail", None, None)),
         (f"//ping/{KEY}", ("success", None, None)),
         (f"/ping/{KEY}//fail", ("fail", None, None)),
@@ -479,7 +479,7 @@ async def test_addresses_as_scripts_write_them(served: Served) -> None:
         (f"/api/push/{KEY}?status=down&msg=日本", ("fail", None, "日本")),
     ):
         assert (await ask(served, path if isinstance(path, bytes) else get(path))).status == 200, path
-        assert (await served.rows("signal, stage, message"))[-1] == said, path
+        assert (await served.rows("signal, stage, message"))[-1] == expected, path
     async with connected(served) as client:
         client.send(get(f"{PATH}/fail?message=a b") + get(f"{PATH}/start"))
         assert [(await client.reply()).status for _ in range(2)] == [200, 200]
@@ -923,17 +923,17 @@ async def test_a_body_without_a_known_key_costs_little(served: Served, body: byt
 
 
 async def test_bulk_bodies_that_cannot_be_read(served: Served) -> None:
-    whole = lines_of({"key": KEY})
+    lines = lines_of({"key": KEY})
     array = json.dumps([{"key": KEY}] * 3).encode()
     cases: list[tuple[bytes, dict[str, str], int, int]] = [
         (array[:-1], {}, 400, 2),
         (array + b"x", {}, 400, 3),
         (b"[1, oh]", {}, 400, 0),
         (b'[{"key": 1} {"key": 2}]', {}, 400, 0),
-        (gzip.compress(whole)[:-4], {"Content-Encoding": "gzip"}, 400, 0),
+        (gzip.compress(lines)[:-4], {"Content-Encoding": "gzip"}, 400, 0),
         (b"no gzip at all", {"Content-Encoding": "gzip"}, 400, 0),
-        (whole, {"Content-Encoding": "br"}, 400, 0),
-        (whole, {"Content-Encoding": "compress"}, 415, 0),
+        (lines, {"Content-Encoding": "br"}, 400, 0),
+        (lines, {"Content-Encoding": "compress"}, 415, 0),
         (b'"' + b"x" * 70_000, {}, 400, 0),
     ]
     async with posting(served) as post:
@@ -1019,18 +1019,18 @@ async def _complete(served: Served) -> bool:
     return served.key_index.complete
 
 
-@pytest.mark.parametrize("word", ["watchdog", "start", "log", "7"])
+@pytest.mark.parametrize("slug", ["watchdog", "start", "log", "7"])
 @pytest.mark.parametrize("body", [b"", b"done"])
 async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(
-    database_url: str, word: str, body: bytes
+    database_url: str, slug: str, body: bytes
 ) -> None:
     """`/ping/{uuid}/{word}`: a signal to the monitor with this key; a slug if the UUID is a project's ping key."""
     ping_key = "11111111-2222-4333-8444-555555555555"
 
     def to(uuid: str, more: str = "") -> str:
         if not body:
-            return get(f"/ping/{uuid}/{word}{more}")
-        head = get(f"/ping/{uuid}/{word}{more}", f"Content-Length: {len(body)}", method="POST")
+            return get(f"/ping/{uuid}/{slug}{more}")
+        head = get(f"/ping/{uuid}/{slug}{more}", f"Content-Length: {len(body)}", method="POST")
         return str(head + body.decode())
 
     async with serving(
@@ -1041,9 +1041,9 @@ async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(
             await put_project(connection, WantedProject("default", "Default", ping_key, {}), "test")
         assert (await ask(served, to(ping_key))).status == 404
         assert (await ask(served, to(ping_key, "?create=1"))).status == 201
-        monitor = await served.pool.fetchval("select id from monitors where slug = $1", word)
+        monitor = await served.pool.fetchval("select id from monitors where slug = $1", slug)
         assert (await ask(served, to(ping_key))).status == 200
-        assert (await ask(served, get(f"/ping/{ping_key}/{word}/fail"))).status == 200
+        assert (await ask(served, get(f"/ping/{ping_key}/{slug}/fail"))).status == 200
         assert await served.rows("monitor_id, signal") == [
             (monitor, "success"), (monitor, "success"), (monitor, "fail")
         ]  # fmt: skip
@@ -1051,6 +1051,8 @@ async def test_a_ping_key_that_is_a_uuid_leads_to_slugs_and_a_monitors_key_wins(
         assert (await ask(served, to(KEY))).status == 200
         await served.put("both", None, WantedKey(ping_key))
         assert (await ask(served, to(ping_key))).status == 200
-        signal = {"watchdog": "fail", "7": "fail"}.get(word, word)
+        signal = {"watchdog": "fail", "7": "fail"}.get(slug, slug)
         rows = await served.rows("monitor_id, signal")
-        assert [said for _, said in rows[3:]] == [signal, signal] and monitor not in [row[0] for row in rows[3:]]
+        assert [stored_signal for _, stored_signal in rows[3:]] == [signal, signal] and monitor not in [
+            row[0] for row in rows[3:]
+        ]

@@ -573,18 +573,18 @@ async def test_a_postgres_that_is_slow_for_long_is_an_outage_only_at_first(
         assert await run.ping().outcome() == OK
         began = run.clock.now()
         link.delay_s = 0.6  # of every reply: more than a client should wait
-        said = ""
-        while "writer.commits_slow" not in said:
+        output = ""
+        while "writer.commits_slow" not in output:
             assert await run.ping().outcome() == OK
-            said += capsys.readouterr().out
-        told = run.clock.now()
+            output += capsys.readouterr().out
+        logged_at = run.clock.now()
         for _ in range(3):
             assert await run.ping().outcome() == OK
         link.delay_s = 0.0
     outages = await database.fetch("select * from refusals where reason = 'database' order by started_at")
-    assert outages and told - began > 2 * SECOND
-    assert to_micros(outages[0]["started_at"]) >= began and to_micros(outages[-1]["ended_at"]) <= told
-    assert (said + capsys.readouterr().out).count("writer.commits_slow") == 1
+    assert outages and logged_at - began > 2 * SECOND
+    assert to_micros(outages[0]["started_at"]) >= began and to_micros(outages[-1]["ended_at"]) <= logged_at
+    assert (output + capsys.readouterr().out).count("writer.commits_slow") == 1
 
 
 async def test_the_limits_of_pings_and_bytes(database_url: str) -> None:

@@ -149,8 +149,8 @@ def test_refused_beyond_the_limits_and_counted_by_signal() -> None:
     with pytest.raises(BacklogFullError):
         scene.ping()
     # A report that failed is repeated with later refusals: one interval, since nothing can have been committed.
-    (whole,) = scene.refused_pings.instants()
-    assert (whole.started, whole.ended - whole.started, whole.pings) == (refused.started, 5 * SECOND, 3)
+    (outage,) = scene.refused_pings.instants()
+    assert (outage.started, outage.ended - outage.started, outage.pings) == (refused.started, 5 * SECOND, 3)
     assert [each.pings for each in scene.refused_pings.ages()] == [3]
     scene.refused_pings.reported()
     assert not scene.refused_pings.unreported

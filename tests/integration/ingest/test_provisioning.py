@@ -47,11 +47,11 @@ async def installation(database_url: str, monkeypatch: pytest.MonkeyPatch) -> As
 
 async def test_the_limit_of_new_monitors_holds_for_simultaneous_pings(installation: Installation) -> None:
     make = Provisioning(installation.pool, installation.key_index, allowed=True)
-    asked = CREATED_PER_MINUTE_MAX * 3 // 2
-    outcomes = await asyncio.gather(*(make(installation.slug(f"job-{number}"), None) for number in range(asked)))
+    count = CREATED_PER_MINUTE_MAX * 3 // 2
+    outcomes = await asyncio.gather(*(make(installation.slug(f"job-{number}"), None) for number in range(count)))
     assert Counter(outcome.kind for outcome in outcomes) == {
         "created": CREATED_PER_MINUTE_MAX,
-        "full": asked - CREATED_PER_MINUTE_MAX,
+        "full": count - CREATED_PER_MINUTE_MAX,
     }
     assert len(await installation.monitors()) == CREATED_PER_MINUTE_MAX
 

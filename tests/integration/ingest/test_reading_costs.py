@@ -48,9 +48,9 @@ def test_a_form_of_too_many_fields_is_not_read() -> None:
     ],
 )
 def test_no_query_is_read_again_and_again(query: str) -> None:
-    word = query.rpartition("=")[2]
+    value = query.rpartition("=")[2]
     assert loops(lambda: native.read(Request("GET", "/api/v1/heartbeat/key", query, {}, b""))) < HELD_MAX
-    assert loops(lambda: native.read(Request("GET", f"/api/v1/heartbeat/key/{word}", "", {}, b""))) < HELD_MAX
+    assert loops(lambda: native.read(Request("GET", f"/api/v1/heartbeat/key/{value}", "", {}, b""))) < HELD_MAX
 
 
 def test_blank_lines_are_not_worth_an_exception() -> None:

@@ -66,9 +66,9 @@ async def test_a_digest_with_the_same_number_after_a_restore_is_another_one(
 
 
 async def test_all_alerts_of_an_incident_have_one_thread(world: Scene, receiver: Receiver) -> None:
-    said = {"body": '{"monitor": "{{monitor}}", "thread": "{{thread}}"}', "digest": False}
-    first = await world.channel("first", "webhook", url=f"{receiver.url}/first", **said)
-    later = await world.channel("later", "webhook", url=f"{receiver.url}/later", **said)
+    options = {"body": '{"monitor": "{{monitor}}", "thread": "{{thread}}"}', "digest": False}
+    first = await world.channel("first", "webhook", url=f"{receiver.url}/first", **options)
+    later = await world.channel("later", "webhook", url=f"{receiver.url}/later", **options)
     async with world.dispatcher(start=False) as dispatcher:
         await world.alert(later, kind="opened")  # whichever was written first
         await world.alert(first, kind="opened")

@@ -69,12 +69,12 @@ class RealAlertmanager:
 
 @pytest.fixture
 async def peers(tmp_path: Path) -> AsyncIterator[list[RealAlertmanager]]:
-    made = [RealAlertmanager(tmp_path / name) for name in ("one", "two")]
+    started = [RealAlertmanager(tmp_path / name) for name in ("one", "two")]
     async with contextlib.AsyncExitStack() as stack:
-        for each in made:
+        for each in started:
             stack.push_async_callback(each.stop)
-        await asyncio.gather(*(each.start() for each in made))
-        yield made
+        await asyncio.gather(*(each.start() for each in started))
+        yield started
 
 
 async def test_every_peer_holds_what_is_open_until_it_is_resolved(world: Scene, peers: list[RealAlertmanager]) -> None:

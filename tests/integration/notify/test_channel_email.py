@@ -104,7 +104,7 @@ async def test_what_is_sent(mailbox: Mailbox) -> None:
 
 
 async def test_the_connection_is_ended_as_the_protocol_says(mailbox: Mailbox) -> None:
-    async def said_twice() -> bool:
+    async def has_quit_twice() -> bool:
         return mailbox.quits == 2
 
     mailbox.answers = {"DATA": "451 later"}
@@ -112,7 +112,7 @@ async def test_the_connection_is_ended_as_the_protocol_says(mailbox: Mailbox) ->
         await refusal("email", plain(port), message())
         mailbox.answers = {}
         await send("email", plain(port), message())
-        await eventually(said_twice)
+        await eventually(has_quit_twice)
 
 
 async def test_an_incident_is_one_thread_and_a_retry_is_the_same_mail(mailbox: Mailbox) -> None:
@@ -144,11 +144,11 @@ async def test_the_text_of_a_job_begins_no_part_of_a_mail(mailbox: Mailbox) -> N
         await send("email", plain(port), message(id=7))
         [(envelope, _)] = mailbox.mails
         assert isinstance(envelope.content, bytes)
-        ours = re.search(rb'boundary="([^"]+)"', envelope.content)
-        assert ours is not None
-        guesses = [ours[1].decode(), *(f"=_alert_abcd1234_{id}" for id in (7, 8))]
-        said = "".join(f"--{each}\nContent-Type: text/html\n\n<p>Sign in here\n--{each}--\n" for each in guesses)
-        await send("email", plain(port), message(id=8, last_message=said))
+        boundary = re.search(rb'boundary="([^"]+)"', envelope.content)
+        assert boundary is not None
+        guesses = [boundary[1].decode(), *(f"=_alert_abcd1234_{id}" for id in (7, 8))]
+        job_text = "".join(f"--{each}\nContent-Type: text/html\n\n<p>Sign in here\n--{each}--\n" for each in guesses)
+        await send("email", plain(port), message(id=8, last_message=job_text))
     mail = mailbox.mails[1][1]
     assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
     text = mail.get_body(("plain",))
@@ -156,7 +156,7 @@ async def test_the_text_of_a_job_begins_no_part_of_a_mail(mailbox: Mailbox) -> N
 
 
 @pytest.mark.parametrize(
-    ("answers", "permanent", "said"),
+    ("answers", "permanent", "reason"),
     [
         ({"RCPT": "550 no such user"}, True, "550 no such user"),
         ({"RCPT": "550 5.1.1 unknown user"}, True, "5.1.1"),
@@ -180,11 +180,11 @@ async def test_the_text_of_a_job_begins_no_part_of_a_mail(mailbox: Mailbox) -> N
         ({"DATA": "451 later"}, False, "451 later"),
     ],
 )
-async def test_permanent_and_passing(mailbox: Mailbox, answers: dict[str, str], permanent: bool, said: str) -> None:
+async def test_permanent_and_passing(mailbox: Mailbox, answers: dict[str, str], permanent: bool, reason: str) -> None:
     mailbox.answers = answers
     async with mail_server(mailbox) as port:
         error = await refusal("email", plain(port), message())
-    assert error.permanent is permanent and said in str(error)
+    assert error.permanent is permanent and reason in str(error)
 
 
 async def test_a_name_for_ehlo_that_servers_accept(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,8 +231,8 @@ async def test_one_of_two_recipients_is_enough_and_the_log_names_the_other(
     async with mail_server(mailbox) as port:
         await send("email", plain(port), message())
     assert mailbox.mails[0][0].rcpt_tos == [TO[1]]
-    said = capfd.readouterr().out
-    assert "smtp.recipients_rejected" in said and f"'{TO[0]}': '550 gone'" in said
+    output = capfd.readouterr().out
+    assert "smtp.recipients_rejected" in output and f"'{TO[0]}': '550 gone'" in output
 
 
 async def test_a_refused_connection_is_a_temporary_error(mailbox: Mailbox) -> None:

@@ -240,8 +240,8 @@ async def test_a_link_that_a_service_may_refuse_is_text(kind: str, link: str) ->
     content = request.json
     assert "url" not in content.get("embeds", [{}])[0] and "click" not in content
     assert "actions" not in content.get("attachments", [{"content": {}}])[0]["content"]
-    said = request.body.decode().replace("\\\\", "")
-    assert "Open in Offbeat" not in said and link.replace("_", "") in said.replace("_", "")
+    text = request.body.decode().replace("\\\\", "")
+    assert "Open in Offbeat" not in text and link.replace("_", "") in text.replace("_", "")
 
 
 @pytest.mark.parametrize("kind", ["discord", "msteams", "ntfy"])

@@ -291,10 +291,10 @@ async def test_every_explicit_failure_is_named_with_its_reason_however_many_ther
     async with world.dispatcher() as dispatcher:
         dispatcher.wake()
         assert await world.settled() == {"delivered": 2_085}
-    said = "\n".join(r.json["data"]["text"] for r in receiver.requests)
+    text = "\n".join(r.json["data"]["text"] for r in receiver.requests)
     for monitor in range(1, 51):
         times = r" \S+" if monitor % 2 else ""
-        assert re.search(rf"FAILED(, RECOVERED)? backup-{monitor}x{times}: failed with exit code {monitor}\b", said)
+        assert re.search(rf"FAILED(, RECOVERED)? backup-{monitor}x{times}: failed with exit code {monitor}\b", text)
     assert len(receiver.requests) <= 4
 
 

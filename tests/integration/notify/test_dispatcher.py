@@ -350,8 +350,8 @@ async def test_the_log_channel_and_the_servers_own_log(world: Scene, capfd: pyte
             None, None, None, kind="operator", facts={"monitor": None, "name": None, "reason": "an outage"}
         )
         assert await world.settled() == {"delivered": 2}
-    said = capfd.readouterr().out
-    assert "DOWN: Nightly ETL" in said and "Offbeat: an outage" in said
+    output = capfd.readouterr().out
+    assert "DOWN: Nightly ETL" in output and "Offbeat: an outage" in output
     assert world.counted[("log", "delivered")] == 2
 
 

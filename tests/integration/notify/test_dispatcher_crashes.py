@@ -111,18 +111,18 @@ async def test_killed_at_random_moments_with_a_receiver_that_fails(world: Scene,
         channels = [
             await world.channel(f"hook-{n}", "webhook", url=f"{receiver.url}/{n}", digest=n % 2 == 0) for n in range(10)
         ]
-        made = 0
+        queued = 0
         for kill in range(6):
             async with process(database_url):
                 for channel in channels:
                     await world.alerts(channel, 8, first=1 + 100 * kill)
-                    made += 8
+                    queued += 8
                 await receiver.wait_count(len(receiver.requests) + 5)
                 await asyncio.sleep(chance.random() * 0.3)
             await end_leases(world.pool)
         async with process(database_url):
-            assert await world.settled() == {"delivered": made}
+            assert await world.settled() == {"delivered": queued}
         found = copies(receiver)
     assert all(len(set(bodies)) == 1 for bodies in found.values())
     sent = sum(id.startswith("alert_") for id in found) + await world.pool.fetchval("select sum(alerts) from digests")
-    assert sent == made
+    assert sent == queued

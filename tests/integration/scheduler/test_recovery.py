@@ -118,9 +118,9 @@ async def test_one_that_was_made_and_deleted_unseen_has_never_begun(hands: Datab
 
 async def test_a_window_is_recorded_with_what_was_decided_by_it(hands: Database) -> None:
     id, rev = await hands.define("job", every=60)
-    said = {"start": to_datetime(AT).isoformat(), "end": to_datetime(AT + SECOND).isoformat()}
+    definition = {"start": to_datetime(AT).isoformat(), "end": to_datetime(AT + SECOND).isoformat()}
     async with changes.changing(hands.pool) as connection:
-        await windows.put_window(connection, 1, "night", said, "test")
+        await windows.put_window(connection, 1, "night", definition, "test")
     assert await scheduler_rows.windows_applied(hands.connection, rev) == []
     (change,) = await scheduler_rows.changes_since(hands.connection, rev)
     await hands.write(id, AT, rev, taken=[WindowsApplied(change.rev, AT + 7)])
@@ -191,8 +191,8 @@ async def test_the_time_between_the_end_of_one_writer_and_the_first_of_the_next_
     """Also if the older one is still there when the newer one comes, and its last signal was before that."""
 
     async def writer(started: Micros) -> int:
-        said = "insert into writers (node, started_at, accepted_through) values ('test', $1, $1) returning id"
-        return int(await hands.connection.fetchval(said, to_datetime(started)))
+        statement = "insert into writers (node, started_at, accepted_through) values ('test', $1, $1) returning id"
+        return int(await hands.connection.fetchval(statement, to_datetime(started)))
 
     outage_detector = OutageDetector(3.0)
     assert await outage_detector.begin(hands.connection, AT) == []

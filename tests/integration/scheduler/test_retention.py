@@ -66,8 +66,8 @@ async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypa
         "insert into pings (at, seq, writer, monitor_id, project_id, signal) values (now(), 99, 1, $1, 1, 'success')",
         gone,
     )
-    made = await api("PUT", "/monitors/gone", {"every": "1h"})
-    assert made.body["last_ping_at"] is None
+    created = await api("PUT", "/monitors/gone", {"every": "1h"})
+    assert created.body["last_ping_at"] is None
     assert (await api("GET", "/monitors/gone/pings")).body["items"] == []
     await api.ping("gone")
     assert await swept(api) == [1]

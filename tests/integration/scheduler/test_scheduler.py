@@ -108,9 +108,13 @@ async def test_a_window_that_was_in_force_is_so_again_for_the_next_scheduler(dat
         other = await node.monitor("other", every="1h")
         await node.ping(silent)
         now = datetime.now(UTC)
-        said = {"monitors": ["silent"], "start": str(now - timedelta(hours=1)), "end": str(now + timedelta(hours=1))}
+        definition = {
+            "monitors": ["silent"],
+            "start": str(now - timedelta(hours=1)),
+            "end": str(now + timedelta(hours=1)),
+        }
         async with changes.changing(node.pool) as connection:
-            await windows.put_window(connection, 1, "night", said, "test")
+            await windows.put_window(connection, 1, "night", definition, "test")
         rev = await node.pool.fetchval("select max(rev) from changes")
         await eventually(lambda: true(node.scheduler.config_changes.rev >= rev))
         await node.ping(other, "fail")

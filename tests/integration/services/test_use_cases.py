@@ -158,8 +158,8 @@ async def test_other_data_stands_against_a_command(context: Context) -> None:
 
 
 async def test_a_key_of_another_project_does_not_exist(context: Context) -> None:
-    made = await access_keys.create_key(context, access_keys.CreateKey("k", "read", "default"), "me")
-    assert made.key is not None and made.key.startswith("obr_")
+    created = await access_keys.create_key(context, access_keys.CreateKey("k", "read", "default"), "me")
+    assert created.key is not None and created.key.startswith("obr_")
     with pytest.raises(NotFoundError):
-        await access_keys.revoke_key(context, access_keys.RevokeKey(made.id, PROJECT_ID + 1), "me")
-    await access_keys.revoke_key(context, access_keys.RevokeKey(made.id, PROJECT_ID), "me")
+        await access_keys.revoke_key(context, access_keys.RevokeKey(created.id, PROJECT_ID + 1), "me")
+    await access_keys.revoke_key(context, access_keys.RevokeKey(created.id, PROJECT_ID), "me")

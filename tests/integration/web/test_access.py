@@ -84,14 +84,14 @@ async def test_a_key_of_a_project_sees_nothing_else(api: Api) -> None:
         assert answer.status == 404, (method, path, answer.body)
     assert (await api("PUT", "/projects/other", {}, key=key)).status == 403
     assert (await api("POST", "/keys", {"name": "x", "role": "admin", "project": "default"}, key=key)).status == 404
-    made = await api("POST", "/keys", {"name": "x", "role": "admin"}, key=key)
-    assert made.body["project"] == "shop", "never more than one's own"
+    created = await api("POST", "/keys", {"name": "x", "role": "admin"}, key=key)
+    assert created.body["project"] == "shop", "never more than one's own"
     assert (await api("DELETE", "/keys/1", key=key)).status == 204
-    applied = await api("POST", "/apply", {"monitors": {"x": {}}}, key=made.body["key"])
+    applied = await api("POST", "/apply", {"monitors": {"x": {}}}, key=created.body["key"])
     assert applied.body["changes"][0]["project"] == "shop"
-    refused = await api("POST", "/apply", {"monitors": {"x": {"project": "default"}}}, key=made.body["key"])
+    refused = await api("POST", "/apply", {"monitors": {"x": {"project": "default"}}}, key=created.body["key"])
     assert refused.status == 422
-    assert {c["project"] for c in (await api("GET", "/changes", key=made.body["key"])).body["items"]} == {"shop"}
+    assert {c["project"] for c in (await api("GET", "/changes", key=created.body["key"])).body["items"]} == {"shop"}
 
 
 async def test_a_revoked_key_is_unknown_at_once(api: Api) -> None:

@@ -164,10 +164,10 @@ async def test_incidents_and_runs_are_shown_and_handled(api: Api) -> None:
 async def test_maintenance_windows(api: Api) -> None:
     now = datetime.now(UTC)
     once = {"start": (now - timedelta(hours=1)).isoformat(), "end": (now + timedelta(hours=1)).isoformat()}
-    made = await api("PUT", "/windows/move", {**once, "monitors": ["etl-*"]})
-    assert made.status == 201, made.body
-    WindowAnswer.model_validate(made.body)
-    assert datetime.fromisoformat(made.body["open_until"]) == now + timedelta(hours=1)
+    created = await api("PUT", "/windows/move", {**once, "monitors": ["etl-*"]})
+    assert created.status == 201, created.body
+    WindowAnswer.model_validate(created.body)
+    assert datetime.fromisoformat(created.body["open_until"]) == now + timedelta(hours=1)
     nightly = await api(
         "PUT", "/windows/nightly", {"oncalendar": "03:00", "timezone": "Europe/Berlin", "duration": "1h"}
     )
@@ -175,10 +175,10 @@ async def test_maintenance_windows(api: Api) -> None:
     assert [w["slug"] for w in (await api("GET", "/windows")).body["items"]] == ["move", "nightly"]
     refused = await api("PUT", "/windows/wrong", {"cron": "0 3 * * *", "end": once["end"], "timezone": "Mars"})
     assert refused.status == 422 and refused.body["errors"]
-    assert (await api("PUT", "/windows/move", {**once, "monitors": ["etl-*"]})).body == made.body
+    assert (await api("PUT", "/windows/move", {**once, "monitors": ["etl-*"]})).body == created.body
     stale = await api("PUT", "/windows/move", once, headers={"If-Match": '"x"'})
     assert stale.status == 412
-    assert (await api("PUT", "/windows/move", once, headers={"If-Match": made.headers["ETag"]})).status == 200
+    assert (await api("PUT", "/windows/move", once, headers={"If-Match": created.headers["ETag"]})).status == 200
     assert (await api("DELETE", "/windows/move")).status == 204
     rows = await api.pool.fetch("select * from changes where kind = 'window' order by rev")
     assert [(row["before"] is None, row["after"] is None) for row in rows] == [

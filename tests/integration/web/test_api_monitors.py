@@ -21,22 +21,22 @@ async def api(database_url: str) -> AsyncIterator[Api]:
 
 @pytest.mark.quick
 async def test_a_monitor_is_created_shown_changed_and_deleted(api: Api) -> None:
-    made = await api("PUT", "/monitors/backup", {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "grace": "15m"})
-    assert made.status == 201
-    MonitorAnswer.model_validate(made.body)
-    assert made.body["status"] == "new"
-    assert made.body["name"] == "backup"
-    assert made.body["cron"] == "0 3 * * *" and made.body["grace"] == "15m"
-    assert made.body["ping_url"].endswith("/api/v1/heartbeat/" + made.body["key"])
-    assert made.body["last_ping_at"] is None and made.body["due_at"] is None and made.body["open_runs"] == 0
-    assert made.headers["ETag"] == f'"{made.body["rev"]}"'
+    created = await api("PUT", "/monitors/backup", {"cron": "0 3 * * *", "timezone": "Europe/Berlin", "grace": "15m"})
+    assert created.status == 201
+    MonitorAnswer.model_validate(created.body)
+    assert created.body["status"] == "new"
+    assert created.body["name"] == "backup"
+    assert created.body["cron"] == "0 3 * * *" and created.body["grace"] == "15m"
+    assert created.body["ping_url"].endswith("/api/v1/heartbeat/" + created.body["key"])
+    assert created.body["last_ping_at"] is None and created.body["due_at"] is None and created.body["open_runs"] == 0
+    assert created.headers["ETag"] == f'"{created.body["rev"]}"'
     assert len(api.changed) == 1
 
     changed = await api("PUT", "/monitors/backup", {"every": "1h", "name": "The backup", "tags": ["db"]})
     assert changed.status == 200
     assert changed.body["cron"] is None and changed.body["every"] == "1h"
-    assert changed.body["key"] == made.body["key"], "a key that is not named stays"
-    assert changed.body["rev"] > made.body["rev"]
+    assert changed.body["key"] == created.body["key"], "a key that is not named stays"
+    assert changed.body["rev"] > created.body["rev"]
 
     same = await api("PUT", "/monitors/backup", {"every": 3600, "name": "The backup", "tags": ["db"]})
     assert same.body["rev"] == changed.body["rev"], "what is as wanted is not written"
@@ -107,28 +107,28 @@ async def test_cycles_are_refused_and_named(api: Api) -> None:
 
 async def test_keys_beside_the_main_one(api: Api) -> None:
     body = {"keys": [{"signal": "start", "stage": "extract"}, {"signal": "fail", "key": "old-hc/backup"}, {"key": "x"}]}
-    made = (await api("PUT", "/monitors/etl", body)).body
-    keys = {(key["signal"], key["stage"]): key["key"] for key in made["keys"]}
+    created = (await api("PUT", "/monitors/etl", body)).body
+    keys = {(key["signal"], key["stage"]): key["key"] for key in created["keys"]}
     assert keys["fail", None] == "old-hc/backup" and keys[None, None] == "x"
-    urls = {key["key"]: key["ping_url"] for key in made["keys"]}
+    urls = {key["key"]: key["ping_url"] for key in created["keys"]}
     assert urls["old-hc/backup"].endswith("/ping/old-hc/backup")
     assert urls["x"].endswith("/api/v1/heartbeat/x")
 
     again = (await api("PUT", "/monitors/etl", body)).body
-    assert again["keys"] == made["keys"] and again["rev"] == made["rev"], (
+    assert again["keys"] == created["keys"] and again["rev"] == created["rev"], (
         "a generated key is kept for its signal and stage"
     )
-    assert (await api("PUT", "/monitors/etl", {})).body["keys"] == made["keys"], "not named: they stay"
+    assert (await api("PUT", "/monitors/etl", {})).body["keys"] == created["keys"], "not named: they stay"
 
     moved = (await api("PUT", "/monitors/etl", {"keys": [{"signal": "success", "key": "x"}]})).body
     assert moved["keys"] == [{"key": "x", "ping_url": urls["x"], "signal": "success", "stage": None}]
 
-    taken = await api("PUT", "/monitors/other", {"keys": [{"key": "x"}], "key": made["key"]})
+    taken = await api("PUT", "/monitors/other", {"keys": [{"key": "x"}], "key": created["key"]})
     assert taken.status == 422
     assert {error["field"] for error in taken.body["errors"]} == {"keys.0.key", "key"}
     promoted = (await api("PUT", "/monitors/etl", {"key": "x", "keys": []})).body
     assert promoted["key"] == "x" and promoted["keys"] == []
-    assert (await api("PUT", "/monitors/other", {"key": made["key"]})).status == 201, "the old one is free now"
+    assert (await api("PUT", "/monitors/other", {"key": created["key"]})).status == 201, "the old one is free now"
 
 
 async def test_what_is_shown_is_true_for_this_instant(api: Api) -> None:
@@ -150,8 +150,8 @@ async def test_what_is_shown_is_true_for_this_instant(api: Api) -> None:
 
 
 async def test_a_monitor_whose_alerts_reach_no_person_says_so(api: Api) -> None:
-    made = (await api("PUT", "/monitors/a", {"every": "1h"})).body
-    assert made["channels"] is None and made["alerts_to"] == ["log"] and "No channel" in made["warnings"][0]
+    created = (await api("PUT", "/monitors/a", {"every": "1h"})).body
+    assert created["channels"] is None and created["alerts_to"] == ["log"] and "No channel" in created["warnings"][0]
     assert (await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})).status == 201
     shown = (await api("GET", "/monitors/a")).body
     assert shown["alerts_to"] == ["log", "ops"] and shown["warnings"] == []
@@ -321,8 +321,8 @@ async def test_series_and_badges_are_shown_where_a_project_wants_it(api: Api, mo
 
 async def test_a_monitor_that_expects_nothing_is_unwatched_and_not_up(api: Api) -> None:
     await api("PUT", "/channels/ops", {"kind": "webhook", "url": "https://example.org"})
-    made = (await api("PUT", "/monitors/a", {"grace": "1h"})).body
-    assert made["status"] == "unwatched" and made["warnings"] == [reasons.EXPECTS_NOTHING]
+    created = (await api("PUT", "/monitors/a", {"grace": "1h"})).body
+    assert created["status"] == "unwatched" and created["warnings"] == [reasons.EXPECTS_NOTHING]
     await api.ping("a")
     await api("PUT", "/monitors/b", {"every": "1h"})
     await api.ping("b")
@@ -357,25 +357,31 @@ async def test_a_monitor_with_an_open_run_and_no_limit_warns(api: Api) -> None:
 
 
 async def test_stages_may_be_given_as_their_names(api: Api) -> None:
-    made = await api("PUT", "/monitors/etl", {"stages": ["extract", "transform", {"name": "load", "optional": True}]})
-    assert made.status == 201 and [stage["name"] for stage in made.body["stages"]] == ["extract", "transform", "load"]
-    assert made.body["stages"][2]["optional"] is True
+    created = await api(
+        "PUT", "/monitors/etl", {"stages": ["extract", "transform", {"name": "load", "optional": True}]}
+    )
+    assert created.status == 201 and [stage["name"] for stage in created.body["stages"]] == [
+        "extract",
+        "transform",
+        "load",
+    ]
+    assert created.body["stages"][2]["optional"] is True
     refused = await api("PUT", "/monitors/etl", {"stages": ["extract", 2]})
     assert refused.status == 422 and refused.body["errors"][0]["field"] == "stages.1"
     assert refused.body["errors"][0]["reason"] == "must be a name or an object with a name, not 2"
 
 
 @pytest.mark.parametrize(
-    ("path", "raw", "said"),
+    ("path", "raw", "detail"),
     [
         ("/monitors/a", b'{"every": "1h",\n"every": "2h"}', "line 2: the key 'every' is given twice, first in line 1"),
         ("/monitors/twice", b'{"after": {"monitor": "a", "monitor": "b", "within": "1h"}}', "'monitor' is given twice"),
     ],
 )  # fmt: skip
-async def test_a_body_that_says_two_things_is_refused(api: Api, path: str, raw: bytes, said: str) -> None:
+async def test_a_body_that_says_two_things_is_refused(api: Api, path: str, raw: bytes, detail: str) -> None:
     headers = {"Content-Type": "application/json"}
     refused = await api("PUT", path, data=raw, headers=headers)
-    assert refused.status == 400 and said in refused.body["detail"], refused.body
+    assert refused.status == 400 and detail in refused.body["detail"], refused.body
     assert (await api("GET", path)).status == 404
 
 
@@ -399,12 +405,12 @@ async def test_a_placeholder_in_a_secret_is_refused(api: Api) -> None:
 
 
 async def test_count_outages_has_a_former_name_that_is_read_and_shown_too(api: Api) -> None:
-    made = await api("PUT", "/monitors/a", {"every": "1m", "strict": True})
-    assert made.status == 201 and made.body["count_outages"] is True and made.body["strict"] is True
-    MonitorAnswer.model_validate(made.body)
+    created = await api("PUT", "/monitors/a", {"every": "1m", "strict": True})
+    assert created.status == 201 and created.body["count_outages"] is True and created.body["strict"] is True
+    MonitorAnswer.model_validate(created.body)
     assert await api.pool.fetchval("select definition from monitors") == {"every": "1m", "strict": True}
     for same in ({"count_outages": True}, {"strict": True, "count_outages": True}):
-        assert (await api("PUT", "/monitors/a", {"every": "1m", **same})).body["rev"] == made.body["rev"]
+        assert (await api("PUT", "/monitors/a", {"every": "1m", **same})).body["rev"] == created.body["rev"]
     both = await api("PUT", "/monitors/a", {"every": "1m", "strict": True, "count_outages": False})
     assert both.status == 422 and [error["field"] for error in both.body["errors"]] == ["strict"]
     assert "count_outages" in both.body["errors"][0]["reason"]

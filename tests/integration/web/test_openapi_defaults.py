@@ -94,5 +94,5 @@ def test_a_body_of_all_defaults_is_the_monitor_that_was_meant() -> None:
     ],
 )
 def test_a_grace_far_beyond_the_period_is_warned_of(definition: dict[str, object], warned: bool) -> None:
-    said = [each for each in warnings(read_definition(definition), True, 0) if "grace" in each]
-    assert len(said) == warned, said
+    grace_warnings = [each for each in warnings(read_definition(definition), True, 0) if "grace" in each]
+    assert len(grace_warnings) == warned, grace_warnings

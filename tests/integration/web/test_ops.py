@@ -138,12 +138,12 @@ class Watchdog:
 
 @pytest.fixture
 async def watchdog(aiohttp_server: AiohttpServer) -> Watchdog:
-    made = Watchdog()
+    created = Watchdog()
     app = web.Application()
-    app.router.add_get("/beat", made.beat)
+    app.router.add_get("/beat", created.beat)
     server = await aiohttp_server(app)
-    made.url, made.close = str(server.make_url("/beat")), server.close
-    return made
+    created.url, created.close = str(server.make_url("/beat")), server.close
+    return created
 
 
 async def test_a_watchdog_ping_is_sent_only_while_the_watermark_moves_and_alerts_are_taken(watchdog: Watchdog) -> None:
@@ -227,20 +227,20 @@ async def test_watchdog_pings_are_counted_by_what_became_of_them(watchdog: Watch
 
 
 async def test_who_is_not_the_scheduler_sends_no_watchdog_ping(watchdog: Watchdog) -> None:
-    asked = asyncio.Event()
+    queried = asyncio.Event()
     times = []
 
     def watermark() -> None:
         times.append(1)
         if len(times) > 5:
-            asked.set()
+            queried.set()
 
     async def untaken() -> float:
         return 0.0
 
     beat = OutboundWatchdog(watchdog.url, 0.01, watermark, untaken)
     await beat.start()
-    await asyncio.wait_for(asked.wait(), HANG_S)
+    await asyncio.wait_for(queried.wait(), HANG_S)
     await beat.stop()
     assert watchdog.beats.empty() and beat.withheld == 0
 
@@ -271,10 +271,10 @@ async def test_systemd_is_notified_of_every_step(notify_socket: socket.socket) -
 
 
 async def test_the_watchdog_gets_heartbeats_only_while_the_server_works(notify_socket: socket.socket) -> None:
-    alive, asked = [True], asyncio.Event()
+    alive, checked = [True], asyncio.Event()
 
     def is_alive() -> bool:
-        asked.set()
+        checked.set()
         return alive[0]
 
     systemd = Systemd(ServiceEnvironment(notify_socket.getsockname(), 0.04), is_alive)
@@ -284,8 +284,8 @@ async def test_the_watchdog_gets_heartbeats_only_while_the_server_works(notify_s
         assert await loop.run_in_executor(None, notify_socket.recv, 100) == b"WATCHDOG=1"
     alive[0] = False
     for _ in range(3):
-        asked.clear()
-        await asyncio.wait_for(asked.wait(), HANG_S)
+        checked.clear()
+        await asyncio.wait_for(checked.wait(), HANG_S)
     notify_socket.setblocking(False)
     received = 0
     with pytest.raises(BlockingIOError):

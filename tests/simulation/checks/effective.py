@@ -29,7 +29,7 @@ class Effective:
         self._furthest: Micros = 0
         self._ticks = 0
 
-    def made(self, change: SimpleNamespace) -> None:
+    def record(self, change: SimpleNamespace) -> None:
         """A definition was changed."""
         if change.monitor_id is None:
             self.windows.append(change)

@@ -106,20 +106,24 @@ def _of_states(world: World, engine: Engine) -> Iterator[tuple[int, str]]:
             yield monitor_id, f"monitor {monitor_id} is gone and has a state"
         else:
             m, s = engine.monitors[monitor_id], stored[monitor_id]
-            ours = orjson.loads(s.text) | {"status": s.status, "since": s.since}
-            theirs = orjson.loads(orjson.dumps(m.dump())) | {"status": m.status, "since": m.since}
-            for each in (ours, theirs):  # only a scheduler knows how old the rows of its members may be
+            actual = orjson.loads(s.text) | {"status": s.status, "since": s.since}
+            wanted = orjson.loads(orjson.dumps(m.dump())) | {"status": m.status, "since": m.since}
+            for each in (actual, wanted):  # only a scheduler knows how old the rows of its members may be
                 each.get("fleet", {}).pop("w", None)
             # A value that the checkpoint has for all, a state need not have for itself.
-            ours["members"] = world.tables.members.get(monitor_id, {})
-            theirs["members"] = (
+            actual["members"] = world.tables.members.get(monitor_id, {})
+            wanted["members"] = (
                 {} if m.fleet is None else {n: (each.at, m.fleet.silent.get(n)) for n, each in m.fleet.members.items()}
             )
-            if ours.get("incident") and theirs.get("incident") and _was_told(ours["incident"], theirs["incident"]):
-                ours["incident"]["w"] = None
-            for name in sorted((ours.keys() | theirs.keys()) - {"rev"}):
-                if _sorted(ours.get(name)) != _sorted(theirs.get(name)):
-                    text = f"{name} is {ours.get(name)} and should be {theirs.get(name)}"
+            if (
+                actual.get("incident")
+                and wanted.get("incident")
+                and _was_notified(actual["incident"], wanted["incident"])
+            ):
+                actual["incident"]["w"] = None
+            for name in sorted((actual.keys() | wanted.keys()) - {"rev"}):
+                if _sorted(actual.get(name)) != _sorted(wanted.get(name)):
+                    text = f"{name} is {actual.get(name)} and should be {wanted.get(name)}"
                     yield monitor_id, f"monitor {monitor_id}: {text}"
 
 
@@ -132,9 +136,9 @@ def _sorted(value: Any) -> Any:
     return value
 
 
-def _was_told(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+def _was_notified(actual: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether every planned alert is one that an evaluation has found to be sent already, which is not written."""
-    return bool(ours["a"] and ours["w"] is not None and theirs["w"] is None)
+    return bool(actual["a"] and actual["w"] is not None and wanted["w"] is None)
 
 
 # Columns of a run that say more about it; a revision leaves some of them as they were.
@@ -165,7 +169,7 @@ def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> En
     entries = sorted(world.tables.pings.values())
     index = 0
 
-    def hear(through: Micros) -> None:
+    def apply_through(through: Micros) -> None:
         nonlocal index
         high = index
         while high < len(entries) and entries[high].at <= through:
@@ -182,7 +186,7 @@ def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> En
     for at, _, act in sorted(world.effective.inputs, key=lambda each: each[:2]):
         if at > end:
             continue
-        hear(at)
+        apply_through(at)
         if hasattr(act, "kind"):
             c = act
             _apply(
@@ -192,5 +196,5 @@ def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> En
             )
         else:
             engine.add_outage(act.started, act.ended)
-    hear(end)
+    apply_through(end)
     return engine

@@ -149,8 +149,8 @@ class Both:
                 results.append(await call(side))
             except OffbeatError as error:
                 results.append(error)
-        ours, real = (type(each).__name__ if isinstance(each, OffbeatError) else shown(each) for each in results)
-        _expect_equal("the result", ours, real)
+        simulated, real = (type(each).__name__ if isinstance(each, OffbeatError) else shown(each) for each in results)
+        _expect_equal("the result", simulated, real)
         return results[1]
 
     async def step(self, call: Call, shown: Shown = lambda result: result) -> Any:
@@ -163,9 +163,9 @@ class Both:
         """Compare all tables, after new rows were given the same ids."""
         real = await real_tables(self._control)
         take_over_ids(self.tables, real)
-        ours = simulated_tables(self.tables)
+        simulated = simulated_tables(self.tables)
         for table, rows in real.items():
-            _expect_equal(f"table {table}", ours[table], rows)
+            _expect_equal(f"table {table}", simulated[table], rows)
 
     async def compare_log(self) -> None:
         """Compare the pings, which `compare` does not: this takes longer than all other tables."""
@@ -223,17 +223,17 @@ class Both:
         await self.compare()
 
 
-def _expect_equal(what: str, ours: Any, real: Any) -> None:
-    if ours == real:
+def _expect_equal(what: str, simulated: Any, real: Any) -> None:
+    if simulated == real:
         return
-    if isinstance(ours, list) and isinstance(real, list) and [row for row in ours if row not in real]:
-        ours, real = [row for row in ours if row not in real], [row for row in real if row not in ours]
-        if len(ours) == len(real) and all(isinstance(row, list | tuple) for row in (*ours, *real)):
+    if isinstance(simulated, list) and isinstance(real, list) and [row for row in simulated if row not in real]:
+        simulated, real = [row for row in simulated if row not in real], [row for row in real if row not in simulated]
+        if len(simulated) == len(real) and all(isinstance(row, list | tuple) for row in (*simulated, *real)):
             # Of each row its first column, and what is different.
-            both = [list(zip(*rows, strict=True)) for rows in zip(ours, real, strict=True)]
-            ours, real = ([[row[0][side], *(each[side] for each in row[1:] if each[0] != each[1])] for row in both]
+            both = [list(zip(*rows, strict=True)) for rows in zip(simulated, real, strict=True)]
+            simulated, real = ([[row[0][side], *(each[side] for each in row[1:] if each[0] != each[1])] for row in both]
                           for side in (0, 1))  # fmt: skip
-    raise AssertionError(f"{what}:\nsimulated {ours!r}\nPostgres  {real!r}")
+    raise AssertionError(f"{what}:\nsimulated {simulated!r}\nPostgres  {real!r}")
 
 
 # ------------------------------------------------------------------------------------------------------------ building
@@ -250,9 +250,9 @@ async def both(url: str) -> AsyncIterator[Both]:
         logs = [await LogConnection.open(url, timeout_s=_COMMANDS_S) for _ in range(2)]
         scheduler, pool = await connect(url), await open_pool(url, size_max=3)
         try:
-            made = Both(simulated, Side("Postgres", logs[0], logs[1], scheduler, pool), tables, control)
-            await made.set_clock(BEGIN)
-            yield made
+            pair = Both(simulated, Side("Postgres", logs[0], logs[1], scheduler, pool), tables, control)
+            await pair.set_clock(BEGIN)
+            yield pair
         finally:
             for log in logs:
                 log.terminate()
@@ -445,8 +445,10 @@ def take_over_ids(tables: Statements, real: Tables) -> None:
     """
     for table, rows in (("refusals", tables.refusals), ("deaf", tables.outages)):
         shown = simulated_tables(tables)[table]
-        ours = sorted(zip(shown, rows, strict=True), key=lambda each: [str(value) for value in each[0][1:]])
-        for (_, row), stored in zip(ours, sorted(real[table], key=lambda r: [str(v) for v in r[1:]]), strict=False):
+        simulated = sorted(zip(shown, rows, strict=True), key=lambda each: [str(value) for value in each[0][1:]])
+        for (_, row), stored in zip(
+            simulated, sorted(real[table], key=lambda r: [str(v) for v in r[1:]]), strict=False
+        ):
             row.id = stored[0]
         rows.sort(key=lambda row: row.id)
     alerts = sorted(tables.outbox.alerts.values(), key=lambda a: a.id)

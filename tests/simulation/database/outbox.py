@@ -146,7 +146,7 @@ class Outbox:
             for r in self.alerts.values()
         )
 
-    def _is_unheard(self, a: SimpleNamespace) -> bool:
+    def _is_without_opening(self, a: SimpleNamespace) -> bool:
         others = [o for o in self.alerts.values() if o.episode == a.episode and o is not a]
         return a.kind == "resolved" and bool(others) and all(o.state in ("dead", "expired") for o in others)
 
@@ -221,13 +221,13 @@ class Outbox:
         return [_EARLIER(id, earlier(self.alerts[id])) for id in ids]
 
     def note(self, session: Session, ids: list[int], notes: list[Any], holder: str) -> None:
-        said = dict(zip(ids, notes, strict=True))
-        ours = [a for a in self._held(ids, holder) if a.attempts == 1]
-        self._change(session, ours, lambda a: {"facts": a.facts | {"flapping": said[a.id]}})
+        notes_by_id = dict(zip(ids, notes, strict=True))
+        held = [a for a in self._held(ids, holder) if a.attempts == 1]
+        self._change(session, held, lambda a: {"facts": a.facts | {"flapping": notes_by_id[a.id]}})
 
     def hold(self, session: Session, ids: list[int], holder: str, wait_s: float) -> None:
         now = self.server.clock
-        ours = [a for a in self._held(ids, holder) if a.attempts == 1]
+        first_tries = [a for a in self._held(ids, holder) if a.attempts == 1]
 
         def until(a: SimpleNamespace) -> Micros:
             held = (
@@ -240,7 +240,7 @@ class Outbox:
             )
             return min(held, default=now + round(wait_s * SECOND))
 
-        self._change(session, ours, lambda a: {"attempts": 0, "claimed_by": None, "next": until(a)})
+        self._change(session, first_tries, lambda a: {"attempts": 0, "claimed_by": None, "next": until(a)})
 
     def renew(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
         until = self.server.clock + round(lease_s * SECOND)
@@ -256,20 +256,20 @@ class Outbox:
         holder: str,
     ) -> None:
         now = self.server.clock
-        said = {id: (state, round(wait_s * SECOND)) for id, state, wait_s in zip(ids, states, waits_s, strict=True)}
+        outcomes = {id: (state, round(wait_s * SECOND)) for id, state, wait_s in zip(ids, states, waits_s, strict=True)}
         found = [a for id in ids if (a := self.alerts[id]).state == "pending"]
-        found = [a for a in found if a.claimed_by == holder or said[a.id][0] == "delivered"]
+        found = [a for a in found if a.claimed_by == holder or outcomes[a.id][0] == "delivered"]
 
         def settled(a: SimpleNamespace) -> dict[str, Any]:
-            state, wait = said[a.id]
+            state, wait = outcomes[a.id]
             return {"state": state, "claimed_by": None, "next": now + wait if state == "pending" else a.next}
 
         self._change(session, found, settled)
 
     def release(self, session: Session, holder: str) -> None:
         now = self.server.clock
-        ours = [a for a in (*self.alerts.values(), *self.digests.values()) if a.claimed_by == holder]
-        self._change(session, [a for a in ours if a.state == "pending"], lambda a: {"claimed_by": None, "next": now})
+        held = [a for a in (*self.alerts.values(), *self.digests.values()) if a.claimed_by == holder]
+        self._change(session, [a for a in held if a.state == "pending"], lambda a: {"claimed_by": None, "next": now})
 
     def _held(self, ids: Iterable[int], holder: str) -> list[SimpleNamespace]:
         return [a for id in ids if (a := self.alerts[id]).claimed_by == holder and a.state == "pending"]
@@ -308,7 +308,7 @@ class Outbox:
             if a.kind != "operator"
             and a.expires > now
             and (resolves or a.kind != "resolved")
-            and not self._is_unheard(a)
+            and not self._is_without_opening(a)
             and (which == "all" or (which == "rest" and not a.urgent) or self._is_over(a))
             and not a.lock.held_by_others(session)
         ][:most]
@@ -433,8 +433,8 @@ class Outbox:
 
     def renew_digests(self, session: Session, ids: list[int], holder: str, lease_s: float) -> None:
         until = self.server.clock + round(lease_s * SECOND)
-        ours = [d for id in ids if (d := self.digests[id]).claimed_by == holder and d.state == "pending"]
-        self._change(session, ours, lambda d: {"next": max(d.next, until)})
+        held = [d for id in ids if (d := self.digests[id]).claimed_by == holder and d.state == "pending"]
+        self._change(session, held, lambda d: {"next": max(d.next, until)})
 
     def settle_digest(
         self, session: Session, id: int, state: str, wait_s: float, error: str | None, holder: str

@@ -121,8 +121,8 @@ class Script:
         if former is not None and rng.random() < 0.15:
             lost = LostPings(self.log_time - rng.randint(0, 2_000_000), rng.randint(1, 9))
         node = rng.choice(HOLDERS)
-        made = await self._step(lambda side: side.log.register(node, None, former, ages, jumped, lost))
-        self.writers.append(made)
+        registered = await self._step(lambda side: side.log.register(node, None, former, ages, jumped, lost))
+        self.writers.append(registered)
 
     async def copy(self) -> None:
         """A batch of pings is committed, or one whose commit was in doubt comes again."""
@@ -599,8 +599,8 @@ def _document(text: str | bytes | None) -> Any:
     """A change, without the columns that only the pages read."""
     if text is None:
         return None
-    said = orjson.loads(text)
-    return {name: value for name, value in said.items() if name not in ("keys", "created_at")}
+    document = orjson.loads(text)
+    return {name: value for name, value in document.items() if name not in ("keys", "created_at")}
 
 
 def _channels(rows: dict[int, ChannelRow]) -> Any:

@@ -82,7 +82,7 @@ class People:
             effective_at=None,
         )
         self._tables.changes.append(change)
-        self._world.effective.made(change)
+        self._world.effective.record(change)
         return rev
 
     # ---------------------------------------------------------------- what they do
@@ -158,7 +158,7 @@ class People:
                 await asyncio.sleep(rng.uniform(1, 6))
             if world.ended:
                 return
-            said: dict[str, Any] = {}
+            fields: dict[str, Any] = {}
             what, signal = rng.random(), "success"
             if what < 0.12:
                 signal = "fail"
@@ -168,22 +168,22 @@ class People:
                 signal = rng.choice(("log", "progress", "skip", "leave"))
             if rng.random() < 0.4:
                 run += signal == "start"
-                said["run"] = f"r{max(0, run - (rng.random() < 0.2))}"
+                fields["run"] = f"r{max(0, run - (rng.random() < 0.2))}"
             if rng.random() < 0.1:
-                said["task"] = rng.choice("ab")
-            self._send(monitor_id, signal, rng.choice((None, b"\x0a\0\0\x01")), said)
+                fields["task"] = rng.choice("ab")
+            self._send(monitor_id, signal, rng.choice((None, b"\x0a\0\0\x01")), fields)
             if monitor_id not in self._tables.monitors and rng.random() < 0.3:
                 return
 
-    def _send(self, monitor_id: int, signal: Any, source: bytes | None, said: dict[str, Any]) -> None:
+    def _send(self, monitor_id: int, signal: Any, source: bytes | None, fields: dict[str, Any]) -> None:
         if nodes := [node for node in self._world.nodes.values() if node.runs]:
-            self._send_to(self._rng.choice(nodes), monitor_id, signal, source, said)
+            self._send_to(self._rng.choice(nodes), monitor_id, signal, source, fields)
 
-    def _send_to(self, node: Node, monitor_id: int, signal: Any, source: bytes | None, said: dict[str, Any]) -> None:
+    def _send_to(self, node: Node, monitor_id: int, signal: Any, source: bytes | None, fields: dict[str, Any]) -> None:
         self.pings_sent += 1
         token = str(self.pings_sent)
         kind: Signal = signal
-        ping = Ping(kind, message=token, **said)
+        ping = Ping(kind, message=token, **fields)
         try:
             node.writer.backlog.append(KeyTarget(monitor_id, PROJECT), ping, source, Client(self._world, token))
         except UnavailableError:
@@ -193,52 +193,52 @@ class People:
 
     def _draw_definition(self, monitor_id: int) -> dict[str, Any]:
         rng = self._rng
-        said: dict[str, Any] = {"grace": rng.choice((0.2, 0.5, 1.0, 2.0))}
+        definition: dict[str, Any] = {"grace": rng.choice((0.2, 0.5, 1.0, 2.0))}
         kind = rng.random()
         others = [f"m{other}" for other in range(1, monitor_id)]
         if kind < 0.15:
-            said |= rng.choice(CALENDARS)
+            definition |= rng.choice(CALENDARS)
         elif kind < 0.6 or not others:
-            said["every"] = rng.choice((1, 1.5, 2, 4))
+            definition["every"] = rng.choice((1, 1.5, 2, 4))
         elif kind < 0.7:
-            said["after"] = {"monitor": rng.choice(others), "within": rng.choice((1, 2))}
+            definition["after"] = {"monitor": rng.choice(others), "within": rng.choice((1, 2))}
         elif kind < 0.8:
-            said["members"] = {"every": rng.choice((1, 2)), "grace": 0.5, "forget_after": rng.choice((3, 60))}
-        if "members" not in said:
+            definition["members"] = {"every": rng.choice((1, 2)), "grace": 0.5, "forget_after": rng.choice((3, 60))}
+        if "members" not in definition:
             if rng.random() < 0.4:
-                said["max_runtime"] = rng.choice((1, 2, 3))
+                definition["max_runtime"] = rng.choice((1, 2, 3))
             if rng.random() < 0.2:
-                said["quiet_for"] = rng.choice((1, 2))
+                definition["quiet_for"] = rng.choice((1, 2))
             if rng.random() < 0.2:
-                said["fail_after"] = rng.choice((2, 3))
+                definition["fail_after"] = rng.choice((2, 3))
             if rng.random() < 0.2:
-                said["recover_after"] = 2
+                definition["recover_after"] = 2
             if rng.random() < 0.2:
-                said["first_within"] = 2
+                definition["first_within"] = 2
         if others and rng.random() < 0.35:
-            said["depends_on"] = [rng.choice(others)]
-            said["dependency_wait"] = rng.choice((0.5, 3))
+            definition["depends_on"] = [rng.choice(others)]
+            definition["dependency_wait"] = rng.choice((0.5, 3))
         if rng.random() < 0.2:
-            said["count_outages"] = True
-        return said
+            definition["count_outages"] = True
+        return definition
 
     def _draw_window(self) -> dict[str, Any]:
         rng = self._rng
-        said: dict[str, Any] = {"monitors": rng.choice(([], ["m1", "m3"], ["m[2-4]"]))}
+        window: dict[str, Any] = {"monitors": rng.choice(([], ["m1", "m3"], ["m[2-4]"]))}
         if rng.random() < 0.5:
             start = self._tables.log_time + int(rng.uniform(-1, 3) * SECOND)
-            said["start"] = to_datetime(start).isoformat()
-            said["end"] = to_datetime(start + int(rng.uniform(1, 5) * SECOND)).isoformat()
+            window["start"] = to_datetime(start).isoformat()
+            window["end"] = to_datetime(start + int(rng.uniform(1, 5) * SECOND)).isoformat()
         else:
-            said |= rng.choice(({"cron": "* * * * *"}, {"oncalendar": "*:*:0/7"}))
-            said["duration"] = rng.choice((1, 3))
-        return said
+            window |= rng.choice(({"cron": "* * * * *"}, {"oncalendar": "*:*:0/7"}))
+            window["duration"] = rng.choice((1, 3))
+        return window
 
 
 def _document(m: SimpleNamespace) -> bytes:
     until = m.snoozed_until.isoformat() if m.snoozed_until else None
-    said = {"slug": m.slug, "name": m.slug, "tags": [], "paused": m.paused, "snoozed_until": until}
-    return orjson.dumps(said | {"definition": orjson.loads(m.definition)})
+    document = {"slug": m.slug, "name": m.slug, "tags": [], "paused": m.paused, "snoozed_until": until}
+    return orjson.dumps(document | {"definition": orjson.loads(m.definition)})
 
 
 def _window(window: SimpleNamespace) -> bytes:

@@ -61,30 +61,30 @@ class Person:
             await self.page.evaluate(AXE.read_text(encoding="utf-8"))
         options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
         found = await self.page.evaluate("([within, options]) => axe.run(within, options)", [within, options])
-        said = [
+        violations = [
             f"{self.page.url}: {each['id']}: {each['help']}: {[node['html'][:200] for node in each['nodes'][:3]]}"
             for each in found["violations"]
         ]
-        assert not said, "\n".join(said)
+        assert not violations, "\n".join(violations)
 
     def _listen(self) -> None:
         self.page.on("pageerror", lambda error: self.faults.append(f"error in a script: {error}"))
-        self.page.on("console", self._hear_console)
-        self.page.on("requestfailed", self._hear_failure)
-        self.page.on("response", self._hear_answer)
+        self.page.on("console", self._on_console)
+        self.page.on("requestfailed", self._on_request_failed)
+        self.page.on("response", self._on_response)
 
-    def _hear_console(self, message: Any) -> None:
+    def _on_console(self, message: Any) -> None:
         # The browser reports a refused request here; the test checks its answer.
         # A header without effect over plain http is there on purpose: it is for https.
         known = ("Failed to load resource", "Cross-Origin-Opener-Policy header has been ignored")
         if message.type in ("error", "warning") and not any(each in message.text for each in known):
             self.faults.append(f"console: {message.text}")
 
-    def _hear_failure(self, request: Request) -> None:
+    def _on_request_failed(self, request: Request) -> None:
         if request.failure != "net::ERR_ABORTED":  # left by us: another page was opened, another filter typed
             self.faults.append(f"failed: {request.method} {request.url}: {request.failure}")
 
-    def _hear_answer(self, response: Response) -> None:
+    def _on_response(self, response: Response) -> None:
         if response.status >= 400 and response.status not in self.expected:
             self.faults.append(f"{response.status}: {response.request.method} {response.url}")
 
@@ -123,7 +123,7 @@ async def person(
         await context.close()
 
 
-async def made(server: Server, slug: str, **definition: Any) -> str:
+async def create_monitor(server: Server, slug: str, **definition: Any) -> str:
     """A monitor; the path to ping it."""
     answer = await server.api("PUT", f"/api/v1/monitors/{slug}", definition)
     assert answer.status == 201, answer.body

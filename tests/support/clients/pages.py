@@ -60,19 +60,19 @@ class FormReader(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         """Inputs, options that are selected, the beginning of a text."""
-        said = dict(attributes)
-        name = said.get("name") or ""
+        values = dict(attributes)
+        name = values.get("name") or ""
         if tag == "form":
-            wanted = said.get("id") == self._id if self._id else said.get("action") == self._action
+            wanted = values.get("id") == self._id if self._id else values.get("action") == self._action
             self._inside = wanted and not self.found
         elif not self._inside:
             return
-        elif tag == "input" and (said.get("type") not in ("checkbox", "radio") or "checked" in said):
-            self.found.append((name, said.get("value") or ""))
+        elif tag == "input" and (values.get("type") not in ("checkbox", "radio") or "checked" in values):
+            self.found.append((name, values.get("value") or ""))
         elif tag == "select":
             self._select, self._option = name, None
-        elif tag == "option" and self._select is not None and ("selected" in said or self._option is None):
-            self._option = said.get("value") or ""
+        elif tag == "option" and self._select is not None and ("selected" in values or self._option is None):
+            self._option = values.get("value") or ""
         elif tag == "textarea":
             self._area = []
             self.found.append((name, ""))

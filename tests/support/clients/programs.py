@@ -58,7 +58,7 @@ async def pings(server: Server, slug: str) -> list[dict[str, Any]]:
     return list(reversed(answer.body["items"]))
 
 
-async def said(server: Server, slug: str, *fields: str) -> list[tuple[Any, ...]]:
+async def ping_fields(server: Server, slug: str, *fields: str) -> list[tuple[Any, ...]]:
     """Of each ping of a monitor, the oldest first: its signal and these fields."""
     return [tuple(ping[field] for field in ("signal", *fields)) for ping in await pings(server, slug)]
 

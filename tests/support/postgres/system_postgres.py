@@ -25,7 +25,7 @@ class SystemPostgres:
         auth = ("--auth-local=trust", "--auth-host=scram-sha-256", "--locale=C.UTF-8", "--no-sync")
         await run(DEBIAN_BIN / "initdb", "-D", data, "-U", "postgres", *auth, owner=self.directory)
         settings = (f"port={self.port}", f"unix_socket_directories={self.directory}")
-        flags = [word for setting in settings for word in ("-c", setting)]
+        flags = [argument for setting in settings for argument in ("-c", setting)]
         self._process = await begin(DEBIAN_BIN / "postgres", "-D", data, *flags, directory=self.directory)
 
         async def accepts() -> bool:

@@ -90,9 +90,9 @@ class Node:
         monitor_id: int = await self.pool.fetchval("select id from monitors where slug = $1", slug)
         return monitor_id
 
-    async def ping(self, monitor_id: int, signal: Any = "success", **said: Any) -> None:
+    async def ping(self, monitor_id: int, signal: Any = "success", **fields: Any) -> None:
         waiter = _Waiter()
-        ping = Ping(signal, **said) if said else PLAIN[signal]
+        ping = Ping(signal, **fields) if fields else PLAIN[signal]
         self.writer.backlog.append(KeyTarget(monitor_id, 1), ping, None, waiter)
         outcome = await waiter.settled
         assert outcome.kind == "ok"

@@ -134,14 +134,14 @@ def test_slots_are_those_of_debians_cron(zone: str) -> None:
         for text in EXPRESSIONS:
             fixed = not any(field.startswith("*") for field in text.split()[:2])
             runs = sorted(to_micros(at) for at in debian(minutes, fixed, matcher(text)))
-            ours: list[int] = []
+            slots: list[int] = []
             at: int | None = to_micros(begin) - 1
             calendar = Calendar("cron", check_cron(text), zone)
             while (at := calendar.next_after(at or 0)) is not None and at < to_micros(
                 begin + timedelta(minutes=length)
             ):
-                ours.append(at)
-            assert ours == runs, (zone, change, text)
+                slots.append(at)
+            assert slots == runs, (zone, change, text)
             # The same from any instant, without what was asked before: also within the repeated hour.
             for offset in range(-150, 150, 17):
                 start = to_micros(change) + offset * 60_000_000 + 17_000_001

@@ -453,7 +453,7 @@ def test_a_manual_resolve_restarts_the_schedule(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("definition", "words"),
+    ("definition", "problem_text"),
     [
         ({"members": {"every": "10s"}, "max_runtime": "1m"}, "max_runtime would watch nothing"),
         ({"members": {"every": "10s"}, "fail_after": 2}, "use min_alive"),
@@ -462,8 +462,8 @@ def test_a_manual_resolve_restarts_the_schedule(scene: Scene) -> None:
         ({"after": {"monitor": "a", "signal": "log", "within": "1m"}}, "'start', 'success' or 'fail'"),
     ],
 )
-def test_a_definition_that_watches_nothing_is_refused(definition: dict[str, object], words: str) -> None:
-    with pytest.raises(DefinitionError, match=words.replace("(", r"\(")):
+def test_a_definition_that_watches_nothing_is_refused(definition: dict[str, object], problem_text: str) -> None:
+    with pytest.raises(DefinitionError, match=problem_text.replace("(", r"\(")):
         read_definition(definition)
 
 

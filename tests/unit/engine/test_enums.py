@@ -25,7 +25,7 @@ STORED = {
 def test_stored_values_stay(name: str) -> None:
     kind = getattr(enums, name)
     spaced = ("not_started", "by_hand")
-    assert list(kind) == [word.replace("_", " ") if word in spaced else word for word in STORED[name].split()]
+    assert list(kind) == [value.replace("_", " ") if value in spaced else value for value in STORED[name].split()]
     assert orjson.loads(orjson.dumps(list(kind))) == [str(each) for each in kind] == [f"{each}" for each in kind]
 
 
@@ -47,7 +47,7 @@ def test_an_unknown_value_is_named_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "state", "said"),
+    ("status", "state", "problem_text"),
     [
         ("resting", {}, "'resting' is no Status"),
         (
@@ -64,10 +64,10 @@ def test_an_unknown_value_is_named_with_the_known_ones() -> None:
     ],
 )
 def test_a_stored_state_with_an_unknown_value_is_refused_with_its_name(
-    status: str, state: dict[str, object], said: str
+    status: str, state: dict[str, object], problem_text: str
 ) -> None:
     m = Scene().monitor(every="1h")
-    with pytest.raises(UnknownValueError, match=said):
+    with pytest.raises(UnknownValueError, match=problem_text):
         m.load(status, 0, Position(1, 1, 1), {"heard_at": 1, "created": 1, **state})
 
 

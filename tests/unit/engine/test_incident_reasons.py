@@ -129,7 +129,7 @@ def test_the_second_alert_of_an_incident_has_the_output_of_its_own_run(scene: Sc
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "expected"),
     [
         ("x " * 50, ("x " * 50).strip()),
         ("a\n\n  b\tc \n", "a b c"),
@@ -139,13 +139,13 @@ def test_the_second_alert_of_an_incident_has_the_output_of_its_own_run(scene: Sc
         ("z" * 500, "z" * 199 + "…"),
     ],
 )
-def test_the_tail_is_whole_lines(message: str, said: str | None) -> None:
+def test_the_tail_is_whole_lines(message: str, expected: str | None) -> None:
     found = reasons.tail(message)
     assert len(found) <= reasons.MESSAGE_SHOWN_CHARS + 2
-    if said is None:
+    if expected is None:
         assert found.startswith("ValueError: long words") and found.endswith(("long…", "words…"))
     else:
-        assert found == said
+        assert found == expected
 
 
 # ------------------------------------------------------------------------------- a run that has ended
@@ -271,9 +271,9 @@ def test_the_record_of_a_fleet_is_of_its_worst_moment(scene: Scene) -> None:
             assert reason.endswith("; 9 of 50 were missing at the worst")
     incident = scene.incidents()[1]
     assert incident.resolved_at == scene.at(28)
-    said = "9 of 50 were missing at the worst, at 2026-01-05 00:00:15 UTC: " + ", ".join(names[:9])
-    assert incident.reason == said and incident.causes[0]["reason"] == said
-    assert alert(scene, "resolved").facts["reason"] == said
+    expected = "9 of 50 were missing at the worst, at 2026-01-05 00:00:15 UTC: " + ", ".join(names[:9])
+    assert incident.reason == expected and incident.causes[0]["reason"] == expected
+    assert alert(scene, "resolved").facts["reason"] == expected
 
 
 def test_the_worst_of_a_fleet_is_known_after_a_restart_and_at_an_end_by_hand(scene: Scene) -> None:
@@ -304,7 +304,7 @@ def test_a_fleet_that_was_never_whole_counts_those_it_should_have(scene: Scene) 
 
 
 @pytest.mark.parametrize(
-    ("definition", "said"),
+    ("definition", "reason"),
     [
         ({"stall_for": "30s", "max_runtime": "30m"}, "finished in 3 min, after a stall of more than 30 s"),
         ({"quiet_for": "40s", "max_runtime": "30m"}, "finished in 3 min, after a silence of more than 40 s"),
@@ -314,7 +314,7 @@ def test_a_fleet_that_was_never_whole_counts_those_it_should_have(scene: Scene) 
         ({"tasks": {"expected": 2, "within": "1m"}}, "finished late, after 3 min"),
     ],
 )
-def test_a_run_is_late_only_when_a_deadline_has_passed(scene: Scene, definition: dict[str, Any], said: str) -> None:
+def test_a_run_is_late_only_when_a_deadline_has_passed(scene: Scene, definition: dict[str, Any], reason: str) -> None:
     scene.monitor(**definition)
     scene.ping(0, "start", run="r")
     scene.ping(1, "progress", run="r", done=2200, total=6000)
@@ -322,7 +322,7 @@ def test_a_run_is_late_only_when_a_deadline_has_passed(scene: Scene, definition:
     scene.ping("2m40s", "progress", run="r", done=2300, total=6000)
     scene.tick("2m50s")
     scene.ping("3m", "success", run="r")
-    assert (scene.runs()[1].verdict, scene.runs()[1].reason) == ("succeeded", said)
+    assert (scene.runs()[1].verdict, scene.runs()[1].reason) == ("succeeded", reason)
 
 
 def test_a_task_that_stood_still_makes_no_run_late(scene: Scene) -> None:

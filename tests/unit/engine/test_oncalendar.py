@@ -40,15 +40,15 @@ def slots_of_systemd(text: str, count: int = 6, begin: datetime = datetime(2026,
 
 
 @pytest.mark.parametrize(
-    "word",
+    "shorthand",
     [
         "minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "yearly", "annually", "anually",
         "semiannually", "semi-annually", "biannually", "bi-annually", "Semi-Annually", "BIANNUALLY",
         "semi-annually Europe/Berlin", "weekly Pacific/Auckland",
     ],
 )  # fmt: skip
-def test_shorthands_are_those_of_systemd(word: str) -> None:
-    assert slots(word) == slots_of_systemd(word)
+def test_shorthands_are_those_of_systemd(shorthand: str) -> None:
+    assert slots(shorthand) == slots_of_systemd(shorthand)
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_every_slot_of_several_expressions_is_watched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "problem_text"),
     [
         ("12:00:00.5", "seconds cannot have a fraction"),
         ("*-*-* *:0/15:30.25", "seconds cannot have a fraction"),
@@ -127,8 +127,8 @@ def test_every_slot_of_several_expressions_is_watched() -> None:
         ("12:00 Europe", "no such time zone"),
     ],
 )
-def test_a_refusal_names_the_line_and_the_reason(given: str, words: str) -> None:
-    with pytest.raises(DefinitionError, match=words):
+def test_a_refusal_names_the_line_and_the_reason(given: str, problem_text: str) -> None:
+    with pytest.raises(DefinitionError, match=problem_text):
         read_definition({"oncalendar": given})
 
 

@@ -67,11 +67,11 @@ def test_what_is_decided_does_not_depend_on_outages_that_are_forgotten() -> None
 def test_no_window_behind_the_forgotten_outages_is_another_one() -> None:
     chance = random.Random(7)
     for _ in range(300):
-        whole, short = OutageIntervals(), OutageIntervals()
+        complete, short = OutageIntervals(), OutageIntervals()
         for _ in range(chance.randrange(1, 30)):
             start = chance.randrange(1_000) * SECOND // 2
             end = start + chance.randrange(1, 40) * SECOND // 2
-            whole.add(start, end)
+            complete.add(start, end)
             short.add(start, end)
         before = chance.randrange(600) * SECOND // 2
         short.forget_before(before)
@@ -79,11 +79,11 @@ def test_no_window_behind_the_forgotten_outages_is_another_one() -> None:
         for _ in range(50):
             start = before + chance.randrange(600) * SECOND // 2
             end = start + chance.randrange(200) * SECOND // 2
-            for asked in ("shift", "within", "longest", "last_outage"):
-                assert getattr(short, asked)(start, end) == getattr(whole, asked)(start, end)
+            for method in ("shift", "within", "longest", "last_outage"):
+                assert getattr(short, method)(start, end) == getattr(complete, method)(start, end)
             pinged = chance.randrange(1_200) * SECOND // 2
             again = max(pinged, before + RETRY_MAX) + chance.randrange(1, 80) * SECOND // 2
-            assert short.may_be_retry(pinged, again) == whole.may_be_retry(pinged, again)
+            assert short.may_be_retry(pinged, again) == complete.may_be_retry(pinged, again)
 
 
 def test_a_year_of_outages_stays_bounded() -> None:

@@ -17,13 +17,13 @@ class Sender(asyncio.Protocol):
     """Keeps its flow control as the callbacks of the transport say."""
 
     def __init__(self) -> None:
-        self.made: asyncio.Future[FlowControl] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[FlowControl] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.flow = FlowControl(transport)
         self.transport = transport
-        self.made.set_result(self.flow)
+        self.ready.set_result(self.flow)
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
@@ -42,7 +42,7 @@ async def connected() -> AsyncIterator[tuple[Sender, socket.socket]]:
         client.setblocking(False)
         async with await loop.create_server(lambda: sender, sock=listening):
             await loop.sock_connect(client, listening.getsockname())
-            await sender.made
+            await sender.ready
             yield sender, client
             sender.transport.abort()
 

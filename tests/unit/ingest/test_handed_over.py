@@ -27,7 +27,7 @@ async def answering(connections: HandedOverConnections) -> AsyncIterator[socket.
 
     server = web.Server(handle)
 
-    def made() -> web.RequestHandler:
+    def new_handler() -> web.RequestHandler:
         handler = server()
         connections.add(handler, PEER)
         return handler
@@ -37,7 +37,7 @@ async def answering(connections: HandedOverConnections) -> AsyncIterator[socket.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_BYTES_KEPT)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES_KEPT)
         client.setblocking(False)
-        async with await loop.create_server(made, sock=listening):
+        async with await loop.create_server(new_handler, sock=listening):
             await loop.sock_connect(client, listening.getsockname())
             await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
             yield client

@@ -63,24 +63,26 @@ def test_the_signal_in_the_path() -> None:
         assert ping(f"/{signal}") is PLAIN[signal]
 
 
-@pytest.mark.parametrize("word", ["ok", "up", "complete", "Completed", "DONE", "finished", "success"])
-def test_words_for_success(word: str) -> None:
-    assert ping(f"?status={word}").signal == "success"
+@pytest.mark.parametrize("status", ["ok", "up", "complete", "Completed", "DONE", "finished", "success"])
+def test_words_for_success(status: str) -> None:
+    assert ping(f"?status={status}").signal == "success"
 
 
-@pytest.mark.parametrize("word", ["error", "failed", "failure", "down", "Fail"])
-def test_words_for_failure(word: str) -> None:
-    assert ping(f"?status={word}").signal == "fail"
+@pytest.mark.parametrize("status", ["error", "failed", "failure", "down", "Fail"])
+def test_words_for_failure(status: str) -> None:
+    assert ping(f"?status={status}").signal == "fail"
 
 
-@pytest.mark.parametrize("word", ["started", "begin", "run", "running", "in_progress", "in-progress", "In%20Progress"])
-def test_words_for_a_start(word: str) -> None:
-    assert ping(f"?status={word}").signal == "start"
+@pytest.mark.parametrize(
+    "status", ["started", "begin", "run", "running", "in_progress", "in-progress", "In%20Progress"]
+)
+def test_words_for_a_start(status: str) -> None:
+    assert ping(f"?status={status}").signal == "start"
 
 
 def test_parameters_in_the_query() -> None:
-    said = ping("?status=progress&run=7&stage=load&task=part%201&done=3&total=10&duration=1h30m&message=half+way")
-    assert said == Ping("progress", "7", "load", "part 1", 3, 10, None, 5400.0, "half way")
+    read = ping("?status=progress&run=7&stage=load&task=part%201&done=3&total=10&duration=1h30m&message=half+way")
+    assert read == Ping("progress", "7", "load", "part 1", 3, 10, None, 5400.0, "half way")
     assert ping("/start?rid=x").run == "x"
     assert ping("?exit_code=3") == Ping("fail", exit_code=3)
     assert ping("?exit_code=0") == Ping("success", exit_code=0)
@@ -93,11 +95,11 @@ def test_parameters_in_the_query() -> None:
 
 def test_the_same_in_a_json_body() -> None:
     body = {"status": "progress", "run": 7, "stage": "load", "task": "p", "done": 3, "total": "10", "duration": 90}
-    said = Ping("progress", "7", "load", "p", 3, 10, None, 90.0)
-    assert ping("", orjson.dumps(body), JSON) == said
-    assert ping("", orjson.dumps(body), "application/json; charset=utf-8") == said
-    assert ping("", orjson.dumps(body), FORM) == said  # what curl -d declares
-    assert ping("", b" \n" + orjson.dumps(body)) == said
+    expected = Ping("progress", "7", "load", "p", 3, 10, None, 90.0)
+    assert ping("", orjson.dumps(body), JSON) == expected
+    assert ping("", orjson.dumps(body), "application/json; charset=utf-8") == expected
+    assert ping("", orjson.dumps(body), FORM) == expected  # what curl -d declares
+    assert ping("", b" \n" + orjson.dumps(body)) == expected
     assert ping("", '{"status": "fail", "message": {"rows": 3}, "host": "db1"}', JSON).message == '{"rows":3}'
     assert ping("", '{"run": null, "done": 5.0, "message": ""}', JSON) == Ping(done=5)
     assert ping("?run=a", '{"run": "b", "status": "start"}', JSON) == Ping("start", run="a")
@@ -168,21 +170,21 @@ def test_parameters_in_a_body_that_is_the_message_are_named() -> None:
 
 def test_text_is_a_message_but_none_that_says_a_failure() -> None:
     assert ping("", '{"stage": "production"}', "text/plain") == Ping(message='{"stage": "production"}')
-    for said in ('{"status": "fail"}', '{"status": "weird"}', '{"exitCode": 3}', '{"ok": false}'):
-        assert "declare it as application/json" in refusal("", said, "text/plain;charset=UTF-8")
+    for body in ('{"status": "fail"}', '{"status": "weird"}', '{"exitCode": 3}', '{"ok": false}'):
+        assert "declare it as application/json" in refusal("", body, "text/plain;charset=UTF-8")
     for kind in ("text/plain", "text/html", "application/octet-stream", "application/javascript"):
-        for said in ("status=fail&message=m", "rc=3", "status=start", "'status=fail'"):
-            assert "declare it as application/x-www-form" in refusal("", said, kind), (said, kind)
-        for said in ('{"status": "fail"}', "status: failed", "failed", '{"status": "fail",}'):
-            assert refusal("", said, kind), (said, kind)
-        for said in (
+        for body in ("status=fail&message=m", "rc=3", "status=start", "'status=fail'"):
+            assert "declare it as application/x-www-form" in refusal("", body, kind), (body, kind)
+        for body in ('{"status": "fail"}', "status: failed", "failed", '{"status": "fail",}'):
+            assert refusal("", body, kind), (body, kind)
+        for body in (
             "status=ok",
             "rows=3&x=4",
             "3 files copied, 0 failed",
             "failed to lock, tried again, ok",
             '{"a": 1}',
         ):
-            assert ping("", said, kind) == Ping(message=said), (said, kind)
+            assert ping("", body, kind) == Ping(message=body), (body, kind)
 
 
 def test_a_packed_body_says_its_coding_or_nothing() -> None:
@@ -195,10 +197,10 @@ def test_a_packed_body_says_its_coding_or_nothing() -> None:
 
 
 def test_a_form_with_other_fields_is_read_if_the_path_names_no_signal() -> None:
-    said = "host=db1&status=fail&run=7"
-    assert ping("", said, FORM) == Ping("fail", run="7", message=said)
-    assert ping("", f"{said}&message=disk+full", FORM) == Ping("fail", run="7", message="disk full")
-    assert ping("/0", said, FORM) == Ping("success", exit_code=0, message=said)
+    body = "host=db1&status=fail&run=7"
+    assert ping("", body, FORM) == Ping("fail", run="7", message=body)
+    assert ping("", f"{body}&message=disk+full", FORM) == Ping("fail", run="7", message="disk full")
+    assert ping("/0", body, FORM) == Ping("success", exit_code=0, message=body)
     assert ping("", "x=%ff&status=fail", FORM) == Ping("fail", message="x=%ff&status=fail")
     assert "purple" in refusal("", "host=db1&status=purple", FORM)
     assert "status fail" in refusal("", "my host=db1&status=fail", FORM)
@@ -208,13 +210,13 @@ def test_a_form_with_other_fields_is_read_if_the_path_names_no_signal() -> None:
 
 @pytest.mark.parametrize("charset", ["", "; charset=iso-8859-1", '; charset="Windows-1252"', "; charset=nonsense"])
 def test_text_in_latin_1(charset: str) -> None:
-    said = Ping("fail", message="Größe – 5 €")
+    expected = Ping("fail", message="Größe – 5 €")
     for kind in (FORM, JSON, "text/json", "application/problem+json"):
         body = '{"status": "fail", "message": "Größe – 5 €"}'.encode("cp1252")
-        assert ping("", body, kind + charset) == said
-    assert ping("", "status=fail&message=Größe – 5 €".encode("cp1252"), FORM + charset) == said
-    assert ping("", b"status=fail&message=Gr%F6%DFe%20%96%205%20%80", FORM) == said
-    assert ping("/fail", "Größe – 5 €".encode("cp1252"), "text/plain" + charset) == said
+        assert ping("", body, kind + charset) == expected
+    assert ping("", "status=fail&message=Größe – 5 €".encode("cp1252"), FORM + charset) == expected
+    assert ping("", b"status=fail&message=Gr%F6%DFe%20%96%205%20%80", FORM) == expected
+    assert ping("/fail", "Größe – 5 €".encode("cp1252"), "text/plain" + charset) == expected
     for query in ("/fail?message=Datentr%E4ger", "?status=fail&message=Datentr%E4ger"):
         assert ping(query) == Ping("fail", message="Datenträger")
     assert ping("/1?message=%E4") == Ping("fail", exit_code=1, message="ä")
@@ -325,10 +327,10 @@ def test_durations_as_programs_write_them(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("code", [256, 1_000, -1, -9, 3221225477, -1073741819, 2**32 - 1, -(2**31)])
 def test_exit_codes_of_other_systems_are_failures_and_keep_their_number(code: int) -> None:
-    said = Ping("fail", exit_code=code)
-    assert ping(f"/{code}") == ping(f"?exit_code={code}") == ping(f"/fail?exit_code={code}") == said
-    assert ping("", f'{{"exit_code": {code}}}', JSON) == ping("", f"ExitCode={code}", FORM) == said
-    assert ping(f"?rc={code}.0") == said
+    expected = Ping("fail", exit_code=code)
+    assert ping(f"/{code}") == ping(f"?exit_code={code}") == ping(f"/fail?exit_code={code}") == expected
+    assert ping("", f'{{"exit_code": {code}}}', JSON) == ping("", f"ExitCode={code}", FORM) == expected
+    assert ping(f"?rc={code}.0") == expected
     assert ping("/0xC0000005").exit_code == 0xC0000005
 
 
@@ -339,34 +341,34 @@ def test_an_exit_code_out_of_all_bounds_is_a_failure_without_its_number() -> Non
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("result", "expected"),
     [
         ("KILL", Ping("fail", exit_code=137, message="killed by SIGKILL")),
         ("TERM", Ping("fail", exit_code=143, message="killed by SIGTERM")),
         ("SIGABRT", Ping("fail", exit_code=134, message="killed by SIGABRT")),
-        *((word, Ping("fail", message=word)) for word in (
+        *((result, Ping("fail", message=result)) for result in (
             "oom-kill", "timeout", "signal", "exit-code", "core-dump", "watchdog", "start-limit-hit", "resources",
         )),
         ("success", Ping("success")),
     ],
 )  # fmt: skip
-def test_the_words_of_systemd_in_the_place_of_an_exit_code(word: str, said: Ping) -> None:
+def test_the_words_of_systemd_in_the_place_of_an_exit_code(result: str, expected: Ping) -> None:
     assert (
-        ping(f"/{word}")
-        == ping(f"/{word.lower()}")
-        == ping(f"?exit_code={word}")
-        == ping("", f"exit_code={word}", FORM)
-        == said
+        ping(f"/{result}")
+        == ping(f"/{result.lower()}")
+        == ping(f"?exit_code={result}")
+        == ping("", f"exit_code={result}", FORM)
+        == expected
     )
-    assert ping(f"/{word}", "disk full").message == "disk full"
-    assert ping(f"?EXIT_STATUS={word}").signal == said.signal
+    assert ping(f"/{result}", "disk full").message == "disk full"
+    assert ping(f"?EXIT_STATUS={result}").signal == expected.signal
 
 
 def test_ids_are_shortened_and_never_left_out() -> None:
     for name, chars_max in (("run", 255), ("stage", 100), ("task", 255)):
         long = "x" * 300
-        said = ping(f"/fail?{name}={long}")
-        kept = getattr(said, name)
+        read = ping(f"/fail?{name}={long}")
+        kept = getattr(read, name)
         assert len(kept) == chars_max and kept.startswith("x" * 80) and ignored(f"/fail?{name}={long}") == [name]
         assert kept == getattr(ping("", f'{{"status": "ok", "{name}": "{long}"}}', JSON), name)
         assert kept != getattr(ping(f"/fail?{name}={long}y"), name)
@@ -493,8 +495,8 @@ def test_an_outcome_under_another_name_is_understood(sent: dict[str, Any]) -> No
         assert ping("", orjson.dumps(sent), kind).signal == "fail", kind
     text = "&".join(f"{name}={str(value).lower()}".replace("+", "%2B") for name, value in sent.items())
     assert ping(f"?{text.replace(' ', '+')}").signal == ping("", text, FORM).signal == ping("", text).signal == "fail"
-    said = read_fields(sent.items())
-    assert isinstance(said, ReadParameters) and said.ping.signal == "fail" and said.named
+    parameters = read_fields(sent.items())
+    assert isinstance(parameters, ReadParameters) and parameters.ping.signal == "fail" and parameters.named
 
 
 @pytest.mark.parametrize(
@@ -566,7 +568,7 @@ def test_an_error_deeper_than_the_stack_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "said", "left_out"),
+    ("sent", "expected", "left_out"),
     [
         ({"status": "running", "finished": False}, Ping("start"), ["status"]),
         ({"state": "running", "completed": False, "progress": 40}, Ping("start"), ["status"]),
@@ -587,11 +589,11 @@ def test_an_error_deeper_than_the_stack_is_one() -> None:
         ({"status": "fail", "finished": "no"}, Ping("fail"), ["status"]),
     ],
 )
-def test_what_does_not_decide_is_named(sent: dict[str, Any], said: Ping, left_out: list[str]) -> None:
+def test_what_does_not_decide_is_named(sent: dict[str, Any], expected: Ping, left_out: list[str]) -> None:
     text = "&".join(f"{name}={str(value).lower()}" for name, value in sent.items())
-    assert ping("", orjson.dumps(sent), JSON) == ping(f"?{text}") == said
+    assert ping("", orjson.dumps(sent), JSON) == ping(f"?{text}") == expected
     assert ignored("", orjson.dumps(sent), JSON) == ignored(f"?{text}") == left_out
-    assert ping("", text, FORM)._replace(message=None) == said and ignored("", text, FORM) == left_out
+    assert ping("", text, FORM)._replace(message=None) == expected and ignored("", text, FORM) == left_out
 
 
 @pytest.mark.parametrize("name", ["finished", "Completed", "complete", "done", "ended"])
@@ -786,19 +788,19 @@ def test_a_failure_outranks_the_other_outcomes() -> None:
 
 def test_a_body_that_could_not_be_read_is_refused_unless_the_address_says_everything() -> None:
     fault = Rejection(415, "the body is encoded as 'x'")
-    for rest, said in (("/fail", PLAIN["fail"]), ("/0", Ping(exit_code=0)), ("?status=fail", PLAIN["fail"])):
+    for rest, expected in (("/fail", PLAIN["fail"]), ("/0", Ping(exit_code=0)), ("?status=fail", PLAIN["fail"])):
         path, _, query = f"/api/v1/heartbeat/{KEY}{rest}".partition("?")
         reading = native.read(Request("POST", path, query, {}, b"", 0, fault))
-        assert isinstance(reading, ParsedPing) and reading.ping == said and reading.notes[0].field == "body"
+        assert isinstance(reading, ParsedPing) and reading.ping == expected and reading.notes[0].field == "body"
     assert native.read(Request("POST", f"/api/v1/heartbeat/{KEY}", "run=7", {}, b"", 0, fault)) is fault
 
 
 def test_other_methods_are_refused() -> None:
     refused = send(method="DELETE")
     assert isinstance(refused, Rejection)
-    said = native.answer(refused, Request("DELETE", "/", "", {}, b""))
-    assert said.status == 405
-    assert said.headers == (("Allow", "GET, HEAD, POST"),)
+    answer = native.answer(refused, Request("DELETE", "/", "", {}, b""))
+    assert answer.status == 405
+    assert answer.headers == (("Allow", "GET, HEAD, POST"),)
     assert isinstance(send(method="HEAD"), ParsedPing)
 
 

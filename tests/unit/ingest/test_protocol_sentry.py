@@ -87,9 +87,9 @@ def test_environments_are_monitors_of_their_own() -> None:
     assert address(monitor_slug="nightly_") == SlugAddress(PING_KEY, "nightly", sent="nightly_")
     assert address(environment="Staging") == SlugAddress(PING_KEY, "nightly.staging", like="nightly")
     assert address(monitor_slug="Nightly Backup") == SlugAddress(PING_KEY, "nightly-backup", sent="Nightly Backup")
-    made = address(environment="staging", monitor_config=CONFIG)
-    assert isinstance(made, SlugAddress)
-    assert (made.slug, made.create, made.like) == ("nightly.staging", True, None)
+    slug_address = address(environment="staging", monitor_config=CONFIG)
+    assert isinstance(slug_address, SlugAddress)
+    assert (slug_address.slug, slug_address.create, slug_address.like) == ("nightly.staging", True, None)
 
 
 def test_a_config_makes_or_changes_the_monitor() -> None:
@@ -217,8 +217,8 @@ def test_the_cron_address() -> None:
         cron("/api/1/cron/nightly/?status=error", authorization=f"Sentry sentry_key={PING_KEY}").ping.signal == "fail"
     )
     body = orjson.dumps({"status": "in_progress", "monitor_config": CONFIG, "monitor_slug": "other"})
-    made = cron(f"{url}?status=error", body, "POST", content_type="application/json")
-    assert (made.address.slug, made.address.create, made.ping.signal) == ("nightly", True, "start")
+    reading = cron(f"{url}?status=error", body, "POST", content_type="application/json")
+    assert (reading.address.slug, reading.address.create, reading.ping.signal) == ("nightly", True, "start")
     assert cron(f"{url}?status=ok", b"", "POST", content_type="application/json") == cron(f"{url}?status=ok")
     assert cron(url) == (400, "missing field `status`")
     assert cron(f"{url}?status=ok&check_in_id=7").ping == Ping("success", run="7", dialect="sentry")
@@ -302,8 +302,8 @@ def test_what_is_too_much_is_refused() -> None:
     assert refusal(envelope(check_in(release="x" * 100_000)))[0] == 413
     large = check_in(release="x" * 60_000)
     assert len(post(envelope(*[large] * 6))) == 6
-    some = post(envelope(*[large] * 7))
-    assert len(some) == 6 and [note.field for note in some[0].notes] == ["body"]
+    readings = post(envelope(*[large] * 7))
+    assert len(readings) == 6 and [note.field for note in readings[0].notes] == ["body"]
     assert refusal(b'{"x":"' + b"x" * 200_000 + b'"}\n')[0] == 400
 
 
@@ -386,8 +386,8 @@ def test_details_that_do_not_fit_cost_no_check_in() -> None:
     ],
 )
 def test_a_check_in_as_people_write_it(query: str, body: bytes, kind: str, signal: str) -> None:
-    asked = Request("POST", f"/api/1/cron/nightly/{PING_KEY}/", query[1:], {"content-type": kind}, body)
-    reading = check_ins.read(asked)
+    sent = Request("POST", f"/api/1/cron/nightly/{PING_KEY}/", query[1:], {"content-type": kind}, body)
+    reading = check_ins.read(sent)
     assert isinstance(reading, ParsedPing) and reading.ping.signal == signal
     assert isinstance(reading.address, SlugAddress) and reading.address.slug == "nightly"
 

@@ -55,7 +55,7 @@ def refused(url: str, method: str = "GET", body: bytes = b"", **headers: str) ->
     return refusal
 
 
-def said(dialect: Dialect, outcome: Outcome | Rejection, url: str = "/") -> HttpAnswer:
+def answer_of(dialect: Dialect, outcome: Outcome | Rejection, url: str = "/") -> HttpAnswer:
     return dialect.answer(outcome, request(url))
 
 
@@ -108,12 +108,12 @@ def test_the_path_chooses_the_dialect(url: str, dialect: Dialect | None) -> None
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_every_dialect_says_when_to_come_again(dialect: Dialect) -> None:
-    away = said(dialect, Outcome("unavailable", 4))
+    away = answer_of(dialect, Outcome("unavailable", 4))
     assert away.status == 503
     assert ("Retry-After", "4") in away.headers
-    assert said(dialect, Rejection(413, "the body is too large")).status == 413
-    assert said(dialect, Outcome("unknown")).status == 404
-    assert said(dialect, Outcome("ok")).status in (200, 202)
+    assert answer_of(dialect, Rejection(413, "the body is too large")).status == 413
+    assert answer_of(dialect, Outcome("unknown")).status == 404
+    assert answer_of(dialect, Outcome("ok")).status in (200, 202)
 
 
 def test_of_several_outcomes_the_worst_counts() -> None:
@@ -125,8 +125,8 @@ def test_of_several_outcomes_the_worst_counts() -> None:
 # ---------------------------------------------------------------------------------------------------- Healthchecks
 
 
-def hc(signal: str = "success", **said: object) -> Ping:
-    return Ping(signal, dialect="healthchecks", **said)  # type: ignore[arg-type]
+def hc(signal: str = "success", **fields: object) -> Ping:
+    return Ping(signal, dialect="healthchecks", **fields)  # type: ignore[arg-type]
 
 
 def test_healthchecks_by_uuid() -> None:
@@ -252,24 +252,24 @@ def test_only_a_body_that_decides_the_signal_must_be_readable() -> None:
         ("/c2354d53d2", True),
         ("/c2354d53d2?s=1", False),
     ):
-        asked = request(url, "POST")._replace(fault=fault)
-        dialect = find(asked.path, asked.query, "snitch")
+        sent = request(url, "POST")._replace(fault=fault)
+        dialect = find(sent.path, sent.query, "snitch")
         assert dialect is not None
-        assert (dialect.read(asked) is fault) is refusing, url
+        assert (dialect.read(sent) is fault) is refusing, url
 
 
 def test_healthchecks_answers() -> None:
-    ok = said(healthchecks, Outcome("ok"))
+    ok = answer_of(healthchecks, Outcome("ok"))
     assert (ok.status, ok.body) == (200, b"OK")
     assert ("Ping-Body-Limit", "10000") in ok.headers
     assert ("Access-Control-Allow-Origin", "*") in ok.headers
-    created = said(healthchecks, Outcome("created"))
+    created = answer_of(healthchecks, Outcome("created"))
     assert (created.status, created.body) == (201, b"Created")
-    unknown = said(healthchecks, Outcome("unknown"))
+    unknown = answer_of(healthchecks, Outcome("unknown"))
     assert (unknown.status, unknown.body, unknown.headers) == (404, b"not found", ())
-    ambiguous = said(healthchecks, Outcome("ambiguous"))
+    ambiguous = answer_of(healthchecks, Outcome("ambiguous"))
     assert (ambiguous.status, ambiguous.body) == (409, b"ambiguous slug")
-    assert said(healthchecks, Outcome("full", 30)).status == 429
+    assert answer_of(healthchecks, Outcome("full", 30)).status == 429
 
 
 def test_healthchecks_takes_a_watchdog() -> None:
@@ -288,12 +288,12 @@ def test_a_monitor_may_take_only_post_and_decide_by_words() -> None:
     assert filtered(hc(), "POST", post) == hc()
     assert filtered(hc("fail"), "GET", post).signal == "log"
 
-    def signal_of(ping: Ping, **words: Any) -> str:
-        return filtered(ping, "GET", PingRules(post_only=False, keywords=Keywords(**words))).signal
+    def signal_of(ping: Ping, **filters: Any) -> str:
+        return filtered(ping, "GET", PingRules(post_only=False, keywords=Keywords(**filters))).signal
 
-    words = {"start": ("BEGIN",), "success": ("OK", "done"), "fail": ("ERROR",)}
+    filters = {"start": ("BEGIN",), "success": ("OK", "done"), "fail": ("ERROR",)}
     for message, signal in (("OK, but ERROR", "fail"), ("all done", "success"), ("BEGIN", "start"), ("error", "log")):
-        assert signal_of(hc(message=message), **words, default="ignore") == signal
+        assert signal_of(hc(message=message), **filters, default="ignore") == signal
     assert signal_of(hc(), default="fail") == "fail"
     assert signal_of(hc("start"), fail=("x",)) == "start"
 
@@ -302,8 +302,8 @@ def test_a_monitor_may_take_only_post_and_decide_by_words() -> None:
 
 
 def test_uptime_kuma() -> None:
-    def ping(signal: str = "success", **said: object) -> Ping:
-        return Ping(signal, dialect="uptime_kuma", **said)  # type: ignore[arg-type]
+    def ping(signal: str = "success", **fields: object) -> Ping:
+        return Ping(signal, dialect="uptime_kuma", **fields)  # type: ignore[arg-type]
 
     assert one("/api/push/tOk3n") == ParsedPing(KeyAddress("tOk3n"), ping(), named=False)
     assert one("/api/push/t?status=up&msg=OK&ping=") == ParsedPing(KeyAddress("t"), ping(message="OK"), named=True)
@@ -324,8 +324,8 @@ def test_uptime_kuma() -> None:
 
 
 def test_uptime_kuma_answers() -> None:
-    assert said(uptime_kuma, Outcome("ok")).body == b'{"ok":true}'
-    unknown = said(uptime_kuma, Outcome("unknown"))
+    assert answer_of(uptime_kuma, Outcome("ok")).body == b'{"ok":true}'
+    unknown = answer_of(uptime_kuma, Outcome("unknown"))
     assert orjson.loads(unknown.body) == {"ok": False, "msg": "Monitor not found or not active."}
     assert unknown.content_type.startswith("application/json")
 
@@ -367,17 +367,17 @@ def test_gatus() -> None:
     assert one(f"{url}?success=true&error=x", "POST", authorization=BEARER).notes[0].field == "error"
     assert one(f"{url}?Success=False", "POST", authorization=BEARER).ping.signal == "fail"
     assert refused(f"{url}?success=true", authorization=BEARER)[0] == 405
-    assert said(gatus, Outcome("ok")).body == b""
-    assert said(gatus, Outcome("unknown")).body == b"not found"
-    assert said(gatus, Rejection(405, "Method Not Allowed")).headers == (("Allow", "POST"),)
+    assert answer_of(gatus, Outcome("ok")).body == b""
+    assert answer_of(gatus, Outcome("unknown")).body == b"not found"
+    assert answer_of(gatus, Rejection(405, "Method Not Allowed")).headers == (("Allow", "POST"),)
 
 
 # ---------------------------------------------------------------------------------------------------- Dead Man's Snitch
 
 
 def test_snitch() -> None:
-    def ping(signal: str = "success", **said: object) -> Ping:
-        return Ping(signal, dialect="snitch", **said)  # type: ignore[arg-type]
+    def ping(signal: str = "success", **fields: object) -> Ping:
+        return Ping(signal, dialect="snitch", **fields)  # type: ignore[arg-type]
 
     form = {"content_type": "application/x-www-form-urlencoded"}
     assert one("/c2354d53d2") == ParsedPing(KeyAddress("c2354d53d2"), ping(), named=False)
@@ -391,7 +391,7 @@ def test_snitch() -> None:
         "fail", message="just checking in", exit_code=1
     )
     assert refused("/c2354d53d2", "DELETE")[0] == 405
-    done = said(snitch, Outcome("ok"))
+    done = answer_of(snitch, Outcome("ok"))
     assert (done.status, done.body) == (202, b"Got it, thanks!")
 
 
@@ -399,14 +399,14 @@ def test_snitch() -> None:
 
 
 def test_cronitor() -> None:
-    def ping(signal: str = "success", **said: object) -> Ping:
-        return Ping(signal, dialect="cronitor", **said)  # type: ignore[arg-type]
+    def ping(signal: str = "success", **fields: object) -> Ping:
+        return Ping(signal, dialect="cronitor", **fields)  # type: ignore[arg-type]
 
-    made = SlugAddress(PING_KEY, "nightly", create=True)
+    slug_address = SlugAddress(PING_KEY, "nightly", create=True)
     url = f"/p/{PING_KEY}/nightly"
-    assert one(url) == ParsedPing(made, ping(), named=False)
+    assert one(url) == ParsedPing(slug_address, ping(), named=False)
     assert one(f"{url}?state=run&stamp=1766567.5&series=1766567.123") == ParsedPing(
-        made, ping("start", run="1766567.123"), named=True
+        slug_address, ping("start", run="1766567.123"), named=True
     )
     assert one(f"{url}?state=complete&metric=count:12&metric=error_count:1&metric=duration:2.5").ping == ping(
         done=12, duration=2.5
@@ -426,16 +426,16 @@ def test_cronitor() -> None:
     assert one(f"{url}?state=complete&status_code=3").ping == ping(exit_code=3)
     assert one(f"{url}?state=ok").ping == ping()
     assert one(f"{url}?state=tick").ping == ping()
-    assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == made
+    assert one(f"/ping/{PING_KEY}/nightly?state=run&try=2").address == slug_address
     # As the agent for Kubernetes does.
     query = "env=production&exit_code=2&host=n1&message=BackOff&series=f00d&stamp=1766567"
     assert one(f"/ping/{PING_KEY}/nightly/fail?{query}", "POST") == ParsedPing(
-        made, ping("fail", run="f00d", exit_code=2, message="BackOff"), named=True
+        slug_address, ping("fail", run="f00d", exit_code=2, message="BackOff"), named=True
     )
     assert one(f"/ping/{PING_KEY}/nightly/logs?{query}", "POST").ping.signal == "log"
     assert one(f"/p/{PING_KEY}/aB%20c?state=run").address == SlugAddress(PING_KEY, "ab-c", create=True, sent="aB c")
     assert one(f"/p/{PING_KEY}/aB?state=run&env=x").address == SlugAddress(PING_KEY, "ab.x", create=True, like="ab")
-    assert one(f"{url}?env=Production").address == made
+    assert one(f"{url}?env=Production").address == slug_address
     assert one(f"{url}?env=Staging").address == SlugAddress(PING_KEY, "nightly.staging", create=True, like="nightly")
     assert one(f"{url}/run").ping == one(f"{url}/run/").ping == ping("start")
     assert one(f"{url}/fail?message=m").ping == ping("fail", message="m")
@@ -445,7 +445,7 @@ def test_cronitor() -> None:
     assert refused(f"/p/{PING_KEY}/%E6%97%A5")[0] == 400
     assert refused(f"/p/{PING_KEY}")[0] == 404
     assert refused(url, "PUT")[0] == 405
-    assert said(cronitor, Outcome("created")).body == b"OK"
+    assert answer_of(cronitor, Outcome("created")).body == b"OK"
 
 
 def test_slugs_from_names() -> None:

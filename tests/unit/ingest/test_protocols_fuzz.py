@@ -23,7 +23,7 @@ PING_KEY = "0123456789abcdef0123456789abcdef"
 TWICE_AND_DEEP = b'{"status":"ok","status":"ok","x":' + b"[" * 1_000 + b"]" * 1_000 + b"}"
 anything = st.text(alphabet=st.characters(codec=None), max_size=30)  # lone surrogates too: bytes that are not UTF-8
 encoded = st.binary(max_size=20).map(quote_from_bytes)
-words = st.sampled_from(
+known_words = st.sampled_from(
     [
         "",
         UUID,
@@ -43,7 +43,7 @@ words = st.sampled_from(
         "ok",
     ]
 )
-segments = st.one_of(words, anything, encoded)
+segments = st.one_of(known_words, anything, encoded)
 # Addresses of the protocols that have no `PREFIX`; test_registry.py finds a protocol that is missing.
 OTHERS = ("/api/1/envelope/", "/api/1/store/", "/api/1/cron/", "/")
 PREFIXES = (*(dialect.PREFIX for dialect in DIALECTS if hasattr(dialect, "PREFIX")), *OTHERS)

@@ -42,12 +42,12 @@ def test_the_short_way_reads_what_the_dialect_reads(target: str, method: str) ->
     found = lookup_target(target.encode("utf-8", "surrogateescape"))
     if found is None:
         return
-    said, key, slug = found
+    cached, key, slug = found
     path, _, query = target.partition("?")
     request = Request(method, path, query, {}, b"")
     dialect = registry.find(path, query)
-    assert dialect is said.dialect
-    assert dialect.read(request) == said.reading(key, slug)
+    assert dialect is cached.dialect
+    assert dialect.read(request) == cached.reading(key, slug)
 
 
 def test_what_clients_send_most_takes_the_short_way() -> None:
@@ -68,7 +68,9 @@ def test_what_clients_send_most_takes_the_short_way() -> None:
 def test_an_answer_to_a_plain_ping_depends_on_nothing_in_it() -> None:
     """So it can be given without its request."""
     other = Request("POST", "/x", "a=b", {"accept": "text/html"}, b"body")
-    for said in {*target_cache._BY_KEY.values(), *target_cache._BY_SLUG.values()}:
+    for cached in {*target_cache._BY_KEY.values(), *target_cache._BY_SLUG.values()}:
         for outcome in (OK, *(Outcome(kind, 3) for kind in ("created", "unknown", "ambiguous", "full", "unavailable"))):
-            assert said.dialect.answer(outcome, other) == said.dialect.answer(outcome, Request("GET", "", "", {}, b""))
-        assert isinstance(said.reading("k", None), ParsedPing)
+            assert cached.dialect.answer(outcome, other) == cached.dialect.answer(
+                outcome, Request("GET", "", "", {}, b"")
+            )
+        assert isinstance(cached.reading("k", None), ParsedPing)

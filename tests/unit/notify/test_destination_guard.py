@@ -106,11 +106,11 @@ async def test_a_listed_network_may_be_sent_to() -> None:
 
 async def test_a_name_that_answers_differently_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check is made on the address that is connected to, not on an earlier answer."""
-    asked: list[str] = []
+    looked_up: list[str] = []
 
     def rebinding(host: str, port: int, family: int) -> list[destination_guard.AddressInfo]:
-        asked.append(host)
-        address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
+        looked_up.append(host)
+        address = "8.8.8.8" if len(looked_up) == 1 else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
     async with Receiver() as receiver, transport() as out:
@@ -123,7 +123,7 @@ async def test_a_name_that_answers_differently_the_second_time(monkeypatch: pyte
         out._session.connector.clear_dns_cache()
         error = await failure(out, url)
         assert "127.0.0.1 is not a public address" in str(error)
-        assert len(asked) == 2 and not receiver.requests
+        assert len(looked_up) == 2 and not receiver.requests
 
 
 async def test_a_resolver_that_lies_does_not_get_past_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,8 +317,8 @@ async def test_the_time_that_a_receiver_asks_for() -> None:
 
 
 async def test_the_receivers_text_is_quoted_only_if_it_may_be_shown() -> None:
-    said = Behaviour(status=404, body=b"channel_not_found\x1b[31m")
-    async with Receiver(said) as receiver, transport(allow_private_destinations=True) as out:
+    behaviour = Behaviour(status=404, body=b"channel_not_found\x1b[31m")
+    async with Receiver(behaviour) as receiver, transport(allow_private_destinations=True) as out:
         assert str(await failure(out, receiver.url)) == "the receiver answered 404"
         error = await failure(out, receiver.url, quote=True, final=frozenset((404,)))
         assert str(error) == "the receiver answered 404: channel_not_found[31m" and error.permanent
@@ -354,9 +354,9 @@ async def test_mail_to_this_machine_is_refused_unless_it_is_the_operators_own() 
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     async with server, transport() as out:
         port = server.sockets[0].getsockname()[1]
-        for guarded, said in ((True, "is not a public address"), (False, "554 go away")):
+        for guarded, problem_text in ((True, "is not a public address"), (False, "554 go away")):
             mail_server = MailServer("localhost", port, "none", None, None, None, guarded)
-            with pytest.raises(DeliveryError, match=said):
+            with pytest.raises(DeliveryError, match=problem_text):
                 await out.mail(mail_server, "a@example.org", ["b@example.org"], b"\r\n")
 
 

@@ -76,27 +76,27 @@ ValueError: boom
 https://beat.example.org/monitors/nightly-etl"""
 
 
-def words(kind: str = "opened", **changes: Any) -> RenderedAlert:
+def rendered(kind: str = "opened", **changes: Any) -> RenderedAlert:
     facts: Any = {name: value for name, value in {**FACTS, **changes}.items() if value is not None}
     return render_alert(AlertKind(kind), facts, link_to(facts, "https://beat.example.org"))
 
 
 def test_an_open_says_what_since_when_what_was_expected_and_how_far_it_came() -> None:
-    said = words()
-    assert said.title == "DOWN: Nightly ETL"
-    assert said.text == TEXT
+    alert = rendered()
+    assert alert.title == "DOWN: Nightly ETL"
+    assert alert.text == TEXT
 
 
 def test_a_resolution_says_how_long_it_lasted() -> None:
-    said = words("resolved", resolved_at="2026-11-24T03:05:00Z", resolution="finished late, after 2 h 5 min")
-    assert said.title == "RESOLVED: Nightly ETL" and said.symbol == "🟢"
-    assert said.lead.startswith(
+    alert = rendered("resolved", resolved_at="2026-11-24T03:05:00Z", resolution="finished late, after 2 h 5 min")
+    assert alert.title == "RESOLVED: Nightly ETL" and alert.symbol == "🟢"
+    assert alert.lead.startswith(
         "Back to normal after 1 h 35 min: finished late, after 2 h 5 min. It was: load was expected"
     )
-    assert "Until: 2026-11-24 04:05:00 CET" in said.text
-    plain = words("resolved", resolved_at="2026-11-24T03:05:00Z", resolution="recovered")
+    assert "Until: 2026-11-24 04:05:00 CET" in alert.text
+    plain = rendered("resolved", resolved_at="2026-11-24T03:05:00Z", resolution="recovered")
     assert plain.lead.startswith("Back to normal after 1 h 35 min. It was: load was expected")
-    assert "Last message" not in said.text and "Was due" not in said.text
+    assert "Last message" not in alert.text and "Was due" not in alert.text
 
 
 @pytest.mark.parametrize(
@@ -110,39 +110,39 @@ def test_a_resolution_says_how_long_it_lasted() -> None:
     ],
 )
 def test_a_resolution_says_how_the_incident_ended(resolution: str, how: str) -> None:
-    said = words("resolved", resolved_at="2026-11-24T03:05:00Z", resolution=resolution)
-    assert said.lead.startswith(f"Back to normal after 1 h 35 min{how} It was: load was expected")
+    alert = rendered("resolved", resolved_at="2026-11-24T03:05:00Z", resolution=resolution)
+    assert alert.lead.startswith(f"Back to normal after 1 h 35 min{how} It was: load was expected")
 
 
 def test_a_reminder_says_since_when() -> None:
-    said = words("reminder", decided_at="2026-11-24T07:30:00Z")
-    assert said.title == "STILL DOWN: Nightly ETL" and "Since: 2026-11-24 02:30:00 CET (6 h ago)" in said.text
+    alert = rendered("reminder", decided_at="2026-11-24T07:30:00Z")
+    assert alert.title == "STILL DOWN: Nightly ETL" and "Since: 2026-11-24 02:30:00 CET (6 h ago)" in alert.text
 
 
 def test_with_hardly_any_facts_it_still_says_something() -> None:
     for kind in ("opened", "worse", "resolved", "reminder", "operator", "test"):
         facts: Any
         for facts in ({}, {"monitor": "x"}, {"name": "X", "opened_at": "yesterday", "timezone": "Mars/Base"}):
-            said = render_alert(AlertKind(kind), facts)
-            assert said.title and said.html and isinstance(said.text, str)
+            alert = render_alert(AlertKind(kind), facts)
+            assert alert.title and alert.html and isinstance(alert.text, str)
 
 
 def test_html_is_escaped() -> None:
-    said = words(name="<script>alert(1)</script>", reason="a < b & c", last_message="</pre><img src=x>")
-    assert "<script>" not in said.html and "<img" not in said.html
-    assert "&lt;script&gt;" in said.html and "A &lt; b &amp; c." in said.html
+    alert = rendered(name="<script>alert(1)</script>", reason="a < b & c", last_message="</pre><img src=x>")
+    assert "<script>" not in alert.html and "<img" not in alert.html
+    assert "&lt;script&gt;" in alert.html and "A &lt; b &amp; c." in alert.html
 
 
 def test_everything_is_bounded_and_the_end_of_a_message_is_kept() -> None:
-    said = words(
+    alert = rendered(
         name="n" * 10_000,
         reason="r" * 10_000,
         last_message="m" * 9_000 + "ValueError: boom",
         causes=[{"reason": f"c{n}" * 100} for n in range(1_000)],
         tags=["t" * 50] * 50,
     )
-    assert len(said.title) <= 200 and len(said.text) < 10_000
-    assert said.message is not None and said.message.startswith("…m") and said.message.endswith("ValueError: boom")
+    assert len(alert.title) <= 200 and len(alert.text) < 10_000
+    assert alert.message is not None and alert.message.startswith("…m") and alert.message.endswith("ValueError: boom")
 
 
 @given(
@@ -155,15 +155,15 @@ def test_everything_is_bounded_and_the_end_of_a_message_is_kept() -> None:
 def test_odd_facts_are_rendered_or_rejected_and_nothing_else(facts: Any, kind: str) -> None:
     """The dispatcher gives up an alert after an error; a text that cannot be sent must not occur."""
     try:
-        said = render_alert(AlertKind(kind), facts)
+        alert = render_alert(AlertKind(kind), facts)
     except (TypeError, ValueError, AttributeError):
         return
-    assert all(isinstance(part, str) for part in (said.title, said.lead, said.text, said.html))
+    assert all(isinstance(part, str) for part in (alert.title, alert.lead, alert.text, alert.html))
 
 
 def test_a_digest_counts_and_names_the_first() -> None:
     first: list[Any] = [{"name": f"Job {n}", "kind": "opened", "reason": "no ping"} for n in range(20)]
-    said = render_digest(
+    alert = render_digest(
         {
             "opened": 12_340,
             "resolved": 3,
@@ -173,8 +173,8 @@ def test_a_digest_counts_and_names_the_first() -> None:
             "until": "2026-11-24T02:10:42Z",
         }
     )
-    assert said.title == "12 340 down, 3 resolved within 42 s" and said.symbol == "🔴"
-    assert "DOWN Job 0: no ping\nDOWN Job 1" in said.text and "and 12 323 more" in said.text
+    assert alert.title == "12 340 down, 3 resolved within 42 s" and alert.symbol == "🔴"
+    assert "DOWN Job 0: no ping\nDOWN Job 1" in alert.text and "and 12 323 more" in alert.text
     assert render_digest({"opened": 0, "resolved": 7}).symbol == "🟢"
 
 
@@ -203,19 +203,19 @@ def digest_message(*each: Named, **counts: int) -> Message:
 
 
 def test_a_digest_says_what_was_down_and_has_recovered_and_why() -> None:
-    said = digest(
+    alert = digest(
         named(1, "failed with exit code 1", explicit=True, over=True, facts={"last_message": "copying\ndisk full"}),
         named(2, "no ping by 23:30:00", over=True),
         opened=2,
         resolved=2,
         recovered=2,
     )
-    assert said.title == "2 were down and have recovered within 30 s" and said.symbol == "🟠"
+    assert alert.title == "2 were down and have recovered within 30 s" and alert.symbol == "🟠"
     assert (
         "FAILED, RECOVERED Job 1 23:30:18–23:30:48: failed with exit code 1; copying disk full\n"
-        "DOWN, RECOVERED Job 2 23:30:18–23:30:48: no ping by 23:30:00" in said.text
+        "DOWN, RECOVERED Job 2 23:30:18–23:30:48: no ping by 23:30:00" in alert.text
     )
-    assert "more" not in said.text
+    assert "more" not in alert.text
     mixed = digest(named(3, "no ping"), opened=13, resolved=14, recovered=12, worse=1)
     assert mixed.title == "1 down, 1 worse, 12 down and recovered, 2 resolved within 30 s" and mixed.symbol == "🔴"
     assert "and 15 more" in mixed.text
@@ -238,7 +238,7 @@ def test_a_digest_of_a_row_by_another_version_shows_the_message(name: str) -> No
 
 
 def test_a_monitor_has_one_line_in_a_digest_and_each_of_its_reasons() -> None:
-    said = digest(
+    alert = digest(
         named(1, "failed with exit code 1", explicit=True, over=True, incidents=9, incident=9),
         named(1, "failed with exit code 2", explicit=True, over=True, incidents=9, incident=8),
         named(1, "failed with exit code 1", explicit=True, over=True, incidents=9, incident=7),
@@ -247,21 +247,21 @@ def test_a_monitor_has_one_line_in_a_digest_and_each_of_its_reasons() -> None:
         recovered=9,
     )
     line = "FAILED, RECOVERED Job 1 (9 times) 23:30:18–23:30:48: failed with exit code 1; failed with exit code 2"
-    assert line in said.text.split("\n") or f"Monitors: {line}" in said.text
-    assert "more" not in said.text
+    assert line in alert.text.split("\n") or f"Monitors: {line}" in alert.text
+    assert "more" not in alert.text
 
 
 @pytest.mark.parametrize("name", ["é" * 200, "x" * 200, "Job"])
 def test_twenty_monitors_with_any_texts_are_named_and_every_service_can_show_them(name: str) -> None:
     long = {"name": f"{name}", "last_message": "m" * 5_000}
     each = [named(n, f"{n} " + "r" * 900, explicit=True, over=True, incidents=3, facts=long) for n in range(20)]
-    said = digest(*each, opened=60, resolved=60, recovered=60)
-    lines = [line for label, text in said.fields if label.startswith("Monitors") for line in text.split("\n")]
+    alert = digest(*each, opened=60, resolved=60, recovered=60)
+    lines = [line for label, text in alert.fields if label.startswith("Monitors") for line in text.split("\n")]
     assert len(lines) == 20 and all(f": {n} r" in line for n, line in enumerate(lines))
-    assert all(len(text) <= 1_000 for _, text in said.fields) and len({label for label, _ in said.fields}) == len(
-        said.fields
+    assert all(len(text) <= 1_000 for _, text in alert.fields) and len({label for label, _ in alert.fields}) == len(
+        alert.fields
     )
-    assert len(said.text) < 4_000
+    assert len(alert.text) < 4_000
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "redacted"),
     [
         (
             "curl https://b.example/api/v1/heartbeat/6dbb8a64-8b5b-4a5c-9c0e-0f4dd5a0f0a1/fail",
@@ -313,8 +313,8 @@ def test_cut() -> None:
         ("a secret is not shown", None),
     ],
 )
-def test_what_looks_like_a_secret_is_taken_out(text: str, said: str | None) -> None:
-    assert redact(text) == (text if said is None else said)
+def test_what_looks_like_a_secret_is_taken_out(text: str, redacted: str | None) -> None:
+    assert redact(text) == (text if redacted is None else redacted)
 
 
 @pytest.mark.parametrize(
@@ -392,8 +392,8 @@ def test_no_template_can_make_it_slow(piece: str) -> None:
 
 def test_a_jobs_text_is_never_markup_in_any_body() -> None:
     values = {"reason": """{{title}}</r><x a="'&b=c%0A""", "title": "never"}
-    said = {kind: fill("{{reason}}", values, escape_for(kind)) for kind in ("text/xml", "text/html; charset=utf-8")}
-    assert set(said.values()) == {"{{title}}&lt;/r&gt;&lt;x a=&quot;&#x27;&amp;b=c%0A"}
+    filled = {kind: fill("{{reason}}", values, escape_for(kind)) for kind in ("text/xml", "text/html; charset=utf-8")}
+    assert set(filled.values()) == {"{{title}}&lt;/r&gt;&lt;x a=&quot;&#x27;&amp;b=c%0A"}
     form = fill("text={{reason}}&fixed=1", values, escape_for("application/x-www-form-urlencoded"))
     assert parse_qs(form) == {"text": [values["reason"]], "fixed": ["1"]}
 
