@@ -83,9 +83,9 @@ async def _prepare(server: Server, database: asyncpg.Connection, receiver: str) 
     await build(server, database)
 
     async def monitors() -> bool:
-        found = await server.api("GET", "/api/v1/incidents?open=true")
+        open_incidents = await server.api("GET", "/api/v1/incidents?open=true")
         alerts = await server.api("GET", "/api/v1/alerts?state=delivered")
-        return len(found.body["items"]) >= 3 and len(alerts.body["items"]) >= 4
+        return len(open_incidents.body["items"]) >= 3 and len(alerts.body["items"]) >= 4
 
     await eventually(monitors)
     for each in (await server.api("GET", "/api/v1/incidents?open=true")).body["items"]:

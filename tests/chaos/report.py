@@ -173,7 +173,7 @@ def short_totals(runs: list[Run]) -> str:
         ("another node is scheduler after a crash; after a stop", f"{_longest(crash)}; {_longest(stop)}"),
         ("every node has evaluated a new ping after the end of a fault", _longest(measured(runs, "recovery_s"))),
     ]
-    return "| `make chaos`, all runs | |\n|---|---|\n" + "".join(f"| {what} | {found} |\n" for what, found in rows)
+    return "| `make chaos`, all runs | |\n|---|---|\n" + "".join(f"| {what} | {value} |\n" for what, value in rows)
 
 
 def _untold(runs: list[Run]) -> str:

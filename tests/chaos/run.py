@@ -106,9 +106,9 @@ def _seconds(fault: Fault) -> str:
 def summary(outcome: Outcome) -> str:
     """One line."""
     counts = outcome.verdict.counts
-    found = {name: len(sentences) for name, sentences in outcome.verdict.kinds.items()}
+    by_kind = {name: len(sentences) for name, sentences in outcome.verdict.kinds.items()}
     pings = counts["ok"] + counts["failed"] + counts["unknown"]
     return (
         f"{pings} pings ({counts['ok']} ok, {counts['failed']} failed, {counts['unknown']} unknown), "
-        f"{counts['must']} of {counts['silences']} silences to tell, {found}, troubles {len(outcome.troubles)}"
+        f"{counts['must']} of {counts['silences']} silences to tell, {by_kind}, troubles {len(outcome.troubles)}"
     )

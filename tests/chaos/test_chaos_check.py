@@ -257,8 +257,8 @@ def test_a_short_run_has_every_fault_that_only_its_world_has(name: str) -> None:
 def test_the_pages_are_what_the_runs_say() -> None:
     runs = report.read(report.RUNS)
     assert report.page(runs) == report.PAGE.read_text(), "run: python -m tests.chaos.report"
-    found = report.TOTALS.search(report.READERS.read_text())
-    assert found is not None and found[2] == report.short_totals(runs)
+    match = report.TOTALS.search(report.READERS.read_text())
+    assert match is not None and match[2] == report.short_totals(runs)
 
 
 def test_what_is_kept_of_a_run_names_no_file_of_its_machine() -> None:

@@ -156,14 +156,14 @@ def lines(data: bytes) -> None:
 def _values(pieces: Iterable[bytes]) -> list[object] | None:
     """Every value; None where the body cannot be read to its end."""
     reader = NdjsonReader()
-    found: list[object] = []
+    values: list[object] = []
     try:
         for piece in pieces:
-            found += reader.feed(piece)
-        found += reader.end()
+            values += reader.feed(piece)
+        values += reader.end()
     except BadBody:
         return None
-    return ["bad" if isinstance(value, BadBody) else value for value in found]
+    return ["bad" if isinstance(value, BadBody) else value for value in values]
 
 
 # -------------------------------------------------------------------------------------------------------- definitions

@@ -87,7 +87,7 @@ _SENTENCE = re.compile(r"[A-Za-z]{2,}[^\n]* [a-z]{2,}[^\n]* [a-z]{2,}")
 
 def _blank(text: str, pattern: re.Pattern[str]) -> str:
     """Replace what matches by spaces, so that lines and columns stay."""
-    return pattern.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    return pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
 def _of_packages(name: str, text: str) -> Iterator[Passage]:
@@ -102,8 +102,8 @@ def _of_markdown(text: str) -> str:
 
 def _lines_with(text: str, pattern: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), 1):
-        if found := re.search(pattern, line):
-            yield number, found[1]
+        if match := re.search(pattern, line):
+            yield number, match[1]
 
 
 def _comments(name: str, kind: str, lines: Iterable[tuple[int, str]]) -> Iterator[Passage]:
@@ -210,15 +210,15 @@ def skipped() -> dict[re.Pattern[str], frozenset[str]]:
 
 def findings(passage: Passage, rules: Iterable[Rule]) -> Iterator[Finding]:
     """Apply the rules to a passage. A line's end counts as a space: a phrase may go over it."""
-    flat = re.sub(r"(?<!\n)\n[ \t]*(?!\s*\n)", lambda found: " " + " " * (len(found[0]) - 1), passage.text)
+    flat = re.sub(r"(?<!\n)\n[ \t]*(?!\s*\n)", lambda match: " " + " " * (len(match[0]) - 1), passage.text)
     for rule in rules:
         if rule.kinds and passage.kind not in rule.kinds:
             continue
         if rule.except_in is not None and rule.except_in.search(passage.path):
             continue
-        for found in rule.pattern.finditer(flat):
-            line = passage.line + passage.text.count("\n", 0, found.start())
-            yield Finding(passage.path, line, rule.name, rule.message, " ".join(found[0].split())[:60])
+        for match in rule.pattern.finditer(flat):
+            line = passage.line + passage.text.count("\n", 0, match.start())
+            yield Finding(passage.path, line, rule.name, rule.message, " ".join(match[0].split())[:60])
 
 
 def advice(path: str, found: Iterable[Passage], checks: dict[str, bool]) -> Iterator[Finding]:

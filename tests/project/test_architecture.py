@@ -79,9 +79,9 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
 
 def test_every_name_of_a_recipe_is_in_its_file() -> None:
-    found = NAME_IN_FILE.findall(text_of("CONTRIBUTING.md"))
-    assert len(found) > 15
-    for first, second, path in found:
+    names = NAME_IN_FILE.findall(text_of("CONTRIBUTING.md"))
+    assert len(names) > 15
+    for first, second, path in names:
         for name in filter(None, (first, second)):
             assert re.search(rf"\b{name}\b", text_of(path)), f"CONTRIBUTING.md: {name} is not in {path}"
 

@@ -120,11 +120,11 @@ async def test_rivals_are_measured_in_turn() -> None:
 
         return measure
 
-    found = await in_turn(2, {OURS: contender(OURS), "rival": contender("rival")}, "{} now", "pings/s", "requests/s")
+    lines = await in_turn(2, {OURS: contender(OURS), "rival": contender("rival")}, "{} now", "pings/s", "requests/s")
     assert order == [OURS, "rival", OURS, "rival"]
-    assert found[OURS] == Line("Offbeat now", "pings/s", [1, 3])
-    assert found["rival"] == Line("rival now", "requests/s", [2, 4])
-    assert ratio(found[OURS], found["rival"]) == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert lines[OURS] == Line("Offbeat now", "pings/s", [1, 3])
+    assert lines["rival"] == Line("rival now", "requests/s", [2, 4])
+    assert ratio(lines[OURS], lines["rival"]) == pytest.approx((1 / 2 + 3 / 4) / 2)
 
 
 def test_goals() -> None:

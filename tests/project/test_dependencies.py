@@ -41,8 +41,8 @@ def parts(text: str) -> tuple[int, ...]:
 
 
 def floors(requirements: list[str]) -> dict[str, str]:
-    found = (_FLOOR.match(requirement) for requirement in requirements)
-    return {each[1].lower(): each[2] for each in found if each}
+    matches = (_FLOOR.match(requirement) for requirement in requirements)
+    return {each[1].lower(): each[2] for each in matches if each}
 
 
 @pytest.mark.parametrize("name", GOOD_FROM)

@@ -46,8 +46,8 @@ def test_alerts_fire_where_they_should() -> None:
 
 def rules() -> list[dict[str, Any]]:
     [group] = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
-    found: list[dict[str, Any]] = group["rules"]
-    return found
+    alert_rules: list[dict[str, Any]] = group["rules"]
+    return alert_rules
 
 
 def test_every_alert_is_tested_and_explains_itself() -> None:

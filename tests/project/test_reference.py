@@ -76,6 +76,6 @@ def test_limits_name_every_setting_that_is_one() -> None:
 async def test_every_metric_of_a_server_is_listed(postgres: Postgres) -> None:
     async with postgres.fresh() as url, Server(url) as server, server.session.get(server.url + "/metrics") as answer:
         text = await answer.text()
-    found = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE offbeat_")}
-    assert len(found) > 30
-    assert found <= metrics.names()
+    exported = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE offbeat_")}
+    assert len(exported) > 30
+    assert exported <= metrics.names()

@@ -41,9 +41,9 @@ def rows() -> Iterator[Row]:
 
 
 def below(heading: str) -> list[Row]:
-    found = [row for row in rows() if row.heading == heading]
-    assert found, f"no table below {heading!r}"
-    return found
+    below_heading = [row for row in rows() if row.heading == heading]
+    assert below_heading, f"no table below {heading!r}"
+    return below_heading
 
 
 def file_of(module: str) -> Path | None:
@@ -65,12 +65,12 @@ def tree_of(module: str) -> ast.Module:
 def _targets(node: ast.AST) -> list[ast.expr]:
     match node:
         case ast.Assign():
-            found = node.targets
+            targets = node.targets
         case ast.AnnAssign() | ast.AugAssign() | ast.For() | ast.AsyncFor():
-            found = [node.target]
+            targets = [node.target]
         case _:
             return []
-    return [part for each in found for part in (each.elts if isinstance(each, ast.Tuple) else [each])]
+    return [part for each in targets for part in (each.elts if isinstance(each, ast.Tuple) else [each])]
 
 
 def _names_below(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:

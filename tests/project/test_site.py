@@ -97,11 +97,11 @@ def test_pages_styles_and_scripts_load_nothing_from_another_host(site: Path) -> 
     pages = list(site.rglob("*.html"))
     styles = list(site.rglob("*.css"))
     assert pages and styles
-    found = {str(path): loads for path in pages if (loads := loads_of(path.read_text()))}
-    found |= {
+    loads_by_file = {str(path): loads for path in pages if (loads := loads_of(path.read_text()))}
+    loads_by_file |= {
         str(path): loads for path in [*styles, *site.rglob("*.svg")] if (loads := CSS_LOADS.findall(path.read_text()))
     }
-    assert not found
+    assert not loads_by_file
     for path in [*site.rglob("bundle*.js"), *site.rglob("search*.js")]:
         script = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
         addresses = set(re.findall(r"(?:https?|wss?)://[a-z0-9-]+\.[\w./@-]+", script))

@@ -15,7 +15,7 @@ def add(line: str) -> None:
     """Append a run to the results, and show it in docs/simulation.md."""
     record = f"{RECORD.read_text().rstrip()}\n- {line}\n"
     RECORD.write_text(record)
-    PAGE.write_text(TABLE.sub(lambda found: found[1] + latest(record) + found[3], PAGE.read_text()))
+    PAGE.write_text(TABLE.sub(lambda match: match[1] + latest(record) + match[3], PAGE.read_text()))
 
 
 def latest(record: str) -> str:

@@ -191,5 +191,5 @@ def _name_no_failure(patch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_bug_put_in_on_purpose_is_found(mutate: Mutant) -> None:
-    found = next((seed for seed in range(MUTANT_SEEDS) if outcome(seed, mutate)[1]), None)
-    assert found is not None, f"not found in {MUTANT_SEEDS} worlds"
+    failing_seed = next((seed for seed in range(MUTANT_SEEDS) if outcome(seed, mutate)[1]), None)
+    assert failing_seed is not None, f"not found in {MUTANT_SEEDS} worlds"

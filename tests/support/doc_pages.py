@@ -79,18 +79,18 @@ class Block(NamedTuple):
 def blocks_of(page: Path) -> list[Block]:
     """The blocks of a page, in order."""
     source = page.read_text()
-    found = []
+    blocks = []
     for match in _FENCE.finditer(source):
         if match["command"] is not None:
             line = source.count("\n", 0, match.start()) + 1
-            found.append(Block(line, match["hidden"].strip(), "sh", None, match["command"] + "\n"))
+            blocks.append(Block(line, match["hidden"].strip(), "sh", None, match["command"] + "\n"))
             continue
         indent = len(match["indent"])
         text = "".join(line[indent:] or "\n" for line in match["text"].splitlines(keepends=True))
         text = _INCLUDED.sub(lambda included: (ROOT / included[1]).read_text(), text)
         line = source.count("\n", 0, match.start("language")) + 1
-        found.append(Block(line, match["how"] or "", match["language"], match["title"], text))
-    return found
+        blocks.append(Block(line, match["how"] or "", match["language"], match["title"], text))
+    return blocks
 
 
 def plain(text: str) -> list[str]:
@@ -256,7 +256,7 @@ async def play(terminal: Terminal, page: Path, directory: Path, key_of: Callable
             elif block.language == "console":
                 await _play_console(terminal, place, how, text, block.text)
             elif block.language == "crontab":
-                commands = (found["command"] for line in text.splitlines() if (found := _CRON_LINE.match(line)))
+                commands = (match["command"] for line in text.splitlines() if (match := _CRON_LINE.match(line)))
                 await _check(terminal, place, how, "\n".join(commands), expected)
             elif (system := how.partition(" ")[0]) in _SYSTEMS:
                 await _check(terminal, place, "", _SYSTEMS[system](text, _variables(how)), None)

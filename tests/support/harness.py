@@ -346,9 +346,9 @@ class Server:
         async for line in process.stdout:
             text = line.decode(errors="replace").rstrip("\n")
             self.output.append(text)
-            found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", text)
-            if found and not listening.done():
-                listening.set_result(int(found[1]))
+            match = re.search(r"listening on http://127\.0\.0\.1:(\d+)", text)
+            if match and not listening.done():
+                listening.set_result(int(match[1]))
         if not listening.done():
             listening.set_result(0)
 

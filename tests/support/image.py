@@ -117,7 +117,7 @@ class Image:
 
     def _do(self, step: Step) -> None:
         known = {**self._arguments, **self._env}
-        rest = _VARIABLE.sub(lambda found: known.get(found[1], found[0]), step.rest)
+        rest = _VARIABLE.sub(lambda variable: known.get(variable[1], variable[0]), step.rest)
         match step.name:
             case "ARG":
                 name, _, value = rest.partition("=")

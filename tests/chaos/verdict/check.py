@@ -296,7 +296,7 @@ def _outages(verdict: Verdict, journal: Journal, outages: list[OutageRow]) -> No
 
 
 def _by_monitor(all_of_them: list[T]) -> dict[int, list[T]]:
-    found: dict[int, list[T]] = defaultdict(list)
+    by_monitor: dict[int, list[T]] = defaultdict(list)
     for each in all_of_them:
-        found[each.monitor].append(each)
-    return found
+        by_monitor[each.monitor].append(each)
+    return by_monitor

@@ -166,19 +166,19 @@ class Journal:
         """When it was that log time: one instant, or all that are possible where it has jumped."""
         if not self.readings:
             return [log]
-        found = []
+        instants = []
         for even in self._even_parts():
             if even[0].log <= log <= even[-1].log:
                 last = even[max(0, bisect_right(even, log, key=lambda reading: reading.log) - 1)]
-                found.append(last.real + log - last.log)
+                instants.append(last.real + log - last.log)
         for before, after in pairwise(self._even_parts()):
             a, b = before[-1], after[0]
             if min(a.log, b.log) <= log <= max(a.log, b.log):
-                found += [a.real - SEEN_S, a.real, b.real, b.real + SEEN_S]
+                instants += [a.real - SEEN_S, a.real, b.real, b.real + SEEN_S]
             if b.log < a.log < log <= a.log + SEEN_S:  # set back, and a session has not read it yet
-                found.append(a.real + log - a.log)
+                instants.append(a.real + log - a.log)
         first, last = self.readings[0], self.readings[-1]
-        return found or [first.real + log - first.log if log < first.log else last.real + log - last.log]
+        return instants or [first.real + log - first.log if log < first.log else last.real + log - last.log]
 
     def _even_parts(self) -> list[list[Reading]]:
         """The readings, cut where log time has jumped."""

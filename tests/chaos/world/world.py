@@ -183,8 +183,8 @@ class World:
                     if self._connection is None:
                         self._connected_to = self.database_url
                         self._connection = await asyncpg.connect(self.database_url, timeout=5, command_timeout=20)
-                    found: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
-                    return found
+                    rows: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
+                    return rows
                 except AWAY as error:
                     await self._disconnect()
                     await self.base.follow()

@@ -860,15 +860,15 @@ def test_a_start_is_cheap(offbeat: Path) -> None:
     """
 
     def least(*command: str | Path) -> float:
-        found = []
+        measured = []
         for _ in range(7):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(
                 command, env=clean_environment() | {"OFFBEAT_URL": NOBODY}, stderr=subprocess.DEVNULL, check=False
             )
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return min(found)
+            measured.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return min(measured)
 
     limit_s = max(0.080, 5 * least(sys.executable, "-c", "pass"))
     assert least(offbeat, "exec", "--wait", "0", "K", "--", "true") < limit_s

@@ -84,9 +84,9 @@ async def test_bad_bodies_get_the_dialects_own_refusal(server: Server) -> None:
         assert (await send(server, f"/ping/{key}/fail", body, **json))[0] == 200
     # An id that is too long is made to fit.
     assert (await send(server, native, b'{"status": "start", "run": "' + b"x" * 300 + b'"}', **json))[0] == 200
-    found = await pings(server, "bodies")
-    assert [ping["signal"] for ping in found] == ["fail"] * 3 + ["start"]
-    assert found[-1]["run"].startswith("xxx") and len(found[-1]["run"]) < 300
+    stored = await pings(server, "bodies")
+    assert [ping["signal"] for ping in stored] == ["fail"] * 3 + ["start"]
+    assert stored[-1]["run"].startswith("xxx") and len(stored[-1]["run"]) < 300
 
 
 async def test_arbitrary_requests_never_get_5xx_and_never_ping_a_monitor_that_they_do_not_name(server: Server) -> None:
@@ -187,5 +187,5 @@ async def test_slow_clients_are_closed_and_cost_little_memory(database_url: str)
 
 async def _connections(server: Server, connections_max: int) -> bool:
     async with server.session.get("/metrics") as answer:
-        found = re.search(r"^offbeat_connections (\S+)$", await answer.text(), re.MULTILINE)
-    return found is not None and float(found[1]) <= connections_max
+        match = re.search(r"^offbeat_connections (\S+)$", await answer.text(), re.MULTILINE)
+    return match is not None and float(match[1]) <= connections_max

@@ -51,11 +51,11 @@ async def test_the_secret_is_in_the_answer_that_made_it_and_in_no_other(database
         assert plain.status == 201 and "new_secret" not in plain.body, "they know what they gave"
 
         async def stored() -> list[str]:
-            found: list[str] = await api.pool.fetchval(
+            secrets: list[str] = await api.pool.fetchval(
                 "select array(select jsonb_array_elements_text(definition -> 'secrets')) from channels where slug = $1",
                 "ops",
             )
-            return found
+            return secrets
 
         rolled = await api("POST", "/channels/ops/secrets", {})
         assert rolled.status == 201

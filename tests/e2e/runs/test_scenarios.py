@@ -222,8 +222,8 @@ async def of_a_fleet_of_a_thousand_sixty_die_at_once(stage: Stage) -> None:
     living = asyncio.create_task(beat([name for name in names if name not in dead]))
     try:
         facts = await stage.alert("fleet", "opened")
-        found = re.match(r"(\d+) of 1000 members alive, 950 required \(95%\); silent: ", facts["reason"])
-        assert facts["cause"] == "members" and found and 940 <= int(found[1]) < 950
+        match = re.match(r"(\d+) of 1000 members alive, 950 required \(95%\); silent: ", facts["reason"])
+        assert facts["cause"] == "members" and match and 940 <= int(match[1]) < 950
         named = set(re.findall(r"worker-\d+", facts["reason"]))
         assert len(named) == 20 and named <= dead
 
@@ -252,8 +252,8 @@ async def an_upstream_is_down_and_one_downstream_stays_silent_after_it(stage: St
     assert down["cause"] == "missed"
 
     async def all_are_explained() -> bool:
-        found = [(await stage.get(f"{slug}/incidents"))["items"] for slug in downstreams]
-        return all(items and items[0]["suppressed_by"] == "db" for items in found)
+        incidents = [(await stage.get(f"{slug}/incidents"))["items"] for slug in downstreams]
+        return all(items and items[0]["suppressed_by"] == "db" for items in incidents)
 
     await eventually(all_are_explained)
     assert not any(stage.alerts(slug) for slug in downstreams)

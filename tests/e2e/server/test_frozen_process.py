@@ -38,8 +38,8 @@ async def test_others_continue_if_a_process_froze_in_a_change(
         await server.session.get(f"/api/v1/heartbeat/{key}/fail")
 
         async def down() -> int | None:
-            found: int | None = await pool.fetchval("select monitor_id from incidents where resolved_at is null")
-            return found
+            monitor_id: int | None = await pool.fetchval("select monitor_id from incidents where resolved_at is null")
+            return monitor_id
 
         monitor_id = await eventually(down)
         assert monitor_id is not None

@@ -107,8 +107,8 @@ async def test_pings_in_doubt_are_answered_when_the_standby_is_back(monkeypatch:
             await asyncio.gather(*sending)
         await pair.kill("a")
         await pair.promote()
-        found = await pair.ask("b", "select array_agg(message) from pings")
-        assert sorted(found) == sorted(client.answered) and len(found) == 20
+        messages = await pair.ask("b", "select array_agg(message) from pings")
+        assert sorted(messages) == sorted(client.answered) and len(messages) == 20
 
 
 async def _is_in_log(pair: Pair, count: int) -> bool:

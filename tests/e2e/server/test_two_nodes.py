@@ -106,8 +106,8 @@ async def more_answers(clients: list[Client], count: int) -> None:
 
 
 async def term(connection: asyncpg.Connection) -> int:
-    found: int = await connection.fetchval("select term from lease where name = 'keeper'")
-    return found
+    current: int = await connection.fetchval("select term from lease where name = 'keeper'")
+    return current
 
 
 @pytest.fixture
@@ -269,9 +269,9 @@ async def _scheduler_of(*servers: Server) -> Server:
                 return server
         return None
 
-    found = await eventually(which)
-    assert found is not None
-    return found
+    scheduler = await eventually(which)
+    assert scheduler is not None
+    return scheduler
 
 
 async def _runs(connection: asyncpg.Connection, run: str) -> bool:

@@ -131,9 +131,9 @@ async def test_a_worker_that_dies_young_is_not_counted_as_ready_for_two(database
 
 async def _children(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children") as file:
-        found = [int(number) for number in file.read().split()]
+        pids = [int(number) for number in file.read().split()]
     workers = []
-    for child in found:
+    for child in pids:
         with open(f"/proc/{child}/cmdline", "rb") as file:
             if b"offbeat_server.runtime.worker_process" in file.read():
                 workers.append(child)

@@ -221,8 +221,8 @@ async def _large_installation(server: Server) -> tuple[str, ...]:
     await server.api("PUT", "/api/v1/projects/default", {"name": "Default", "status_page": True})
 
     async def trouble() -> bool:
-        found = await server.api("GET", "/api/v1/incidents?open=true")
-        return len(found.body["items"]) == 2
+        open_incidents = await server.api("GET", "/api/v1/incidents?open=true")
+        return len(open_incidents.body["items"]) == 2
 
     await eventually(trouble)
     return *PAGES, await address(server, "nightly", "runs"), await address(server, "nightly", "incidents")

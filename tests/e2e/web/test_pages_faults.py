@@ -50,8 +50,8 @@ async def down(server: Server, *slugs: str) -> None:
     """Wait until all of these have an incident."""
 
     async def are_down() -> bool:
-        found = (await server.api("GET", "/api/v1/monitors?status=down&limit=500")).body["items"]
-        return set(slugs) <= {each["slug"] for each in found}
+        listed = (await server.api("GET", "/api/v1/monitors?status=down&limit=500")).body["items"]
+        return set(slugs) <= {each["slug"] for each in listed}
 
     await eventually(are_down)
 

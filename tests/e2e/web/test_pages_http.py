@@ -54,9 +54,9 @@ class Visitor:
 
 def token_in(page: str) -> str:
     """The token of the first form."""
-    found = re.search(r'name="token" value="([^"]+)"', page)
-    assert found
-    return found[1]
+    match = re.search(r'name="token" value="([^"]+)"', page)
+    assert match
+    return match[1]
 
 
 async def test_a_change_comes_from_our_own_pages(server: Server) -> None:
@@ -184,15 +184,17 @@ async def test_a_follower_that_has_followed_is_late_nowhere(server: Server) -> N
 
             async def states(path: str = path, line: str = line) -> bool:  # the status page may be some seconds old
                 lines = re.findall(rf"<{line}\b.*?</{line}>", (await me.get(path))[1], re.DOTALL)
-                found = {name: "late" in each for each in lines for name in ("followed", "waiting") if name in each}
-                return found == {"followed": False, "waiting": True}
+                states_by_name = {
+                    name: "late" in each for each in lines for name in ("followed", "waiting") if name in each
+                }
+                return states_by_name == {"followed": False, "waiting": True}
 
             await eventually(states)
 
 
 async def events(me: Visitor, path: str, count: int, first: asyncio.Event | None = None) -> list[tuple[str, Any]]:
     """The first events of a stream; `first` is set with the first of them."""
-    found: list[tuple[str, Any]] = []
+    received: list[tuple[str, Any]] = []
     async with asyncio.timeout(HANG_S), me.session.get(path) as answer:
         assert answer.status == 200 and answer.content_type == "text/event-stream"
         name = ""
@@ -201,12 +203,12 @@ async def events(me: Visitor, path: str, count: int, first: asyncio.Event | None
             if text.startswith("event: "):
                 name = text[7:]
             elif text.startswith("data: "):
-                found.append((name, orjson.loads(text[6:])))
+                received.append((name, orjson.loads(text[6:])))
                 if first is not None:
                     first.set()
-                if len(found) == count:
-                    return found
-    raise AssertionError(f"only {found}")
+                if len(received) == count:
+                    return received
+    raise AssertionError(f"only {received}")
 
 
 async def test_a_stream_sends_what_the_page_does_not_show(server: Server, database: asyncpg.Connection) -> None:
@@ -224,9 +226,9 @@ async def test_a_stream_sends_what_the_page_does_not_show(server: Server, databa
         shown = "_".join(f"{id}.{version}" for id, version in lines.items())
         # A change between the page and its stream is sent at once, and only that.
         await server.session.get(urls["beta"])
-        found = await events(me, f"/live/overview?lines={shown}", 4)
-        assert [name for name, _ in found] == ["hello", "patch", "patch", "patch"]
-        changed = {patch[0] for _, patches in found[1:] for patch in patches}
+        received = await events(me, f"/live/overview?lines={shown}", 4)
+        assert [name for name, _ in received] == ["hello", "patch", "patch", "patch"]
+        changed = {patch[0] for _, patches in received[1:] for patch in patches}
         beta = re.search(r'id="(m\d+)"[^>]*data-name="beta"', page)
         assert beta and changed == {"trouble", "counts", beta[1]}
         assert (await me.get("/live/overview?lines=nonsense"))[0] == 422

@@ -88,8 +88,8 @@ async def test_every_snippet_for_a_fleet_names_its_worker(server: Server) -> Non
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
     async def member_names() -> list[str]:
-        found = (await server.api("GET", "/api/v1/monitors/fleet/members")).body["items"]
-        return [each["name"] for each in found]
+        members = (await server.api("GET", "/api/v1/monitors/fleet/members")).body["items"]
+        return [each["name"] for each in members]
 
     async def signals() -> list[str]:
         pings = (await server.api("GET", "/api/v1/monitors/fleet/pings")).body["items"]

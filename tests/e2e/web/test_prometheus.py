@@ -75,8 +75,8 @@ class Prometheus:
         """Wait until the expression has this value."""
 
         async def has() -> bool:
-            found = await self.query(expression)
-            assert found == value, f"{expression} is {found}, not {value}"
+            samples = await self.query(expression)
+            assert samples == value, f"{expression} is {samples}, not {value}"
             return True
 
         try:

@@ -283,8 +283,8 @@ def test_an_access_control_list_gives_one_user_the_right_to_pass_and_no_other_us
     }
     closed.chmod(0o700)  # of a list this sets the mask
     assert allow_passing(closed, 12347, ())
-    found = {(each.tag, each.id): each.permissions for each in passage._entries(closed)}
-    assert found[2, 12345] == 0 and found[4, passage._NO_ID] == 0 and found[2, 12347] == 1
+    permissions = {(each.tag, each.id): each.permissions for each in passage._entries(closed)}
+    assert permissions[2, 12345] == 0 and permissions[4, passage._NO_ID] == 0 and permissions[2, 12347] == 1
     listable = tmp_path / "listable"
     listable.mkdir(mode=0o744)
     assert allow_passing(listable, 12345, ())

@@ -95,8 +95,8 @@ async def test_an_old_database_becomes_like_a_fresh_one_and_keeps_its_rows(
     after, fresh = await rows(old), await catalog(database)
     days = await database.fetch("select inhrelid::regclass::text as name from pg_inherits")
     partitions = {row["name"] for row in days} | {f"{row['name']}_pkey" for row in days}
-    for name, found in (await catalog(old)).items():
-        assert found == [row for row in fresh[name] if row[0] not in partitions], name
+    for name, objects in (await catalog(old)).items():
+        assert objects == [row for row in fresh[name] if row[0] not in partitions], name
     for table, was in before.items():
         if table == "meta":
             assert after[table][0]["schema_version"] == SCHEMA_VERSION and after[table][0]["secret"] == was[0]["secret"]

@@ -79,8 +79,8 @@ async def test_clients_that_declare_now_this_and_now_that_have_an_end(
 
 
 async def definition(installation: Installation, slug: str) -> dict[str, Any]:
-    found: dict[str, Any] = await installation.pool.fetchval("select definition from monitors where slug = $1", slug)
-    return found
+    stored: dict[str, Any] = await installation.pool.fetchval("select definition from monitors where slug = $1", slug)
+    return stored
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ class RealAlertmanager:
     async def alerts(self) -> list[dict[str, Any]]:
         """The alerts that are active now, by monitor."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/api/v2/alerts?active=true") as answer:
-            found: list[dict[str, Any]] = await answer.json()
-        return sorted(found, key=lambda alert: alert["labels"].get("monitor", ""))
+            listed: list[dict[str, Any]] = await answer.json()
+        return sorted(listed, key=lambda alert: alert["labels"].get("monitor", ""))
 
     async def _ready(self) -> bool:
         try:

@@ -42,10 +42,10 @@ async def dies(started: asyncio.subprocess.Process) -> None:
 
 
 def copies(receiver: Receiver) -> dict[str, list[bytes]]:
-    found: dict[str, list[bytes]] = defaultdict(list)
+    bodies_by_id: dict[str, list[bytes]] = defaultdict(list)
     for request in receiver.requests:
-        found[request.headers["webhook-id"]].append(request.body)
-    return found
+        bodies_by_id[request.headers["webhook-id"]].append(request.body)
+    return bodies_by_id
 
 
 @pytest.mark.parametrize("place", ["claimed", "sent", "settled"])
@@ -59,9 +59,9 @@ async def test_killed_with_single_alerts(world: Scene, database_url: str, place:
         await end_leases(world.pool)
         async with process(database_url):
             assert await world.settled() == {"delivered": 12}
-        found = copies(receiver)
-    assert len(found) == 12
-    assert all(len(bodies) <= 2 and len(set(bodies)) == 1 for bodies in found.values())
+        bodies_by_id = copies(receiver)
+    assert len(bodies_by_id) == 12
+    assert all(len(bodies) <= 2 and len(set(bodies)) == 1 for bodies in bodies_by_id.values())
     if place == "claimed":
         assert len(receiver.requests) == 12, "nothing was under way at that moment"
 
@@ -77,9 +77,9 @@ async def test_killed_with_a_digest(world: Scene, database_url: str, place: str)
         await world.alerts(channel, 40, first=101)  # must not be drawn into what was already stored
         async with process(database_url):
             assert await world.settled() == {"delivered": 80}
-        found = copies(receiver)
-    assert len(found) == 2 and all(id.startswith("digest_") for id in found)
-    assert all(len(bodies) <= 2 and len(set(bodies)) == 1 for bodies in found.values())
+        bodies_by_id = copies(receiver)
+    assert len(bodies_by_id) == 2 and all(id.startswith("digest_") for id in bodies_by_id)
+    assert all(len(bodies) <= 2 and len(set(bodies)) == 1 for bodies in bodies_by_id.values())
     if place == "digest settled":
         assert len(receiver.requests) == 2
 
@@ -122,7 +122,9 @@ async def test_killed_at_random_moments_with_a_receiver_that_fails(world: Scene,
             await end_leases(world.pool)
         async with process(database_url):
             assert await world.settled() == {"delivered": queued}
-        found = copies(receiver)
-    assert all(len(set(bodies)) == 1 for bodies in found.values())
-    sent = sum(id.startswith("alert_") for id in found) + await world.pool.fetchval("select sum(alerts) from digests")
+        bodies_by_id = copies(receiver)
+    assert all(len(set(bodies)) == 1 for bodies in bodies_by_id.values())
+    sent = sum(id.startswith("alert_") for id in bodies_by_id) + await world.pool.fetchval(
+        "select sum(alerts) from digests"
+    )
     assert sent == queued

@@ -199,8 +199,8 @@ async def test_the_time_between_the_end_of_one_writer_and_the_first_of_the_next_
 
     async def decided() -> list[tuple[Micros, Micros]]:
         seen = await scheduler_rows.writers(hands.connection, [], 0)
-        found = await outage_detector.decide(hands.connection, hands.held, seen, 0, AT)
-        return [(outage.started_at, outage.ended_at) for outage in found]
+        outages = await outage_detector.decide(hands.connection, hands.held, seen, 0, AT)
+        return [(outage.started_at, outage.ended_at) for outage in outages]
 
     old = await writer(AT + 1)
     assert await decided() == []

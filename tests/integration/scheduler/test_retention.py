@@ -30,8 +30,8 @@ async def swept(api: Api, hours: float = 1) -> list[int]:
     """The slices of one round whose bound lies `hours` ahead."""
     now = await api.pool.fetchval("select now()")
     async with api.pool.acquire() as connection:
-        found = expired_rows.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
-        return [count async for count in found]
+        deleted = expired_rows.delete_remains(connection, now + timedelta(hours=hours), now - timedelta(days=30))
+        return [count async for count in deleted]
 
 
 async def test_pings_runs_and_incidents_go_with_their_monitor(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

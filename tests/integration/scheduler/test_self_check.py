@@ -56,8 +56,8 @@ async def test_a_state_that_was_changed_in_memory_or_in_the_database_is_found(da
         await node.ping(job)
         await node.is_status(job, "up")
         await compared(node, check, job)
-        found = check.mismatches
-        assert not found
+        mismatches = check.mismatches
+        assert not mismatches
         m = node.scheduler.engine.monitors[job]
         assert m.last_ping_at is not None
         m.last_ping_at -= 1
@@ -99,8 +99,8 @@ async def test_a_real_server_counts_what_it_checks_and_what_differs(database_url
 
     async def value(name: str) -> float:
         text = await (await server.session.get("/metrics")).text()
-        found = [line for line in text.splitlines() if line.startswith(f"offbeat_{name}_total ")]
-        return float(found[0].split()[1]) if found else 0.0
+        samples = [line for line in text.splitlines() if line.startswith(f"offbeat_{name}_total ")]
+        return float(samples[0].split()[1]) if samples else 0.0
 
     async with Server(database_url) as server:
         key = (await server.api("PUT", "/api/v1/monitors/job", {"every": "1h"})).body["key"]

@@ -171,14 +171,14 @@ async def test_lists_come_in_pages_and_can_be_narrowed(api: Api) -> None:
     await api("POST", "/monitors/m05/pause")
 
     async def slugs(query: str) -> list[str]:
-        found, cursor, pages = [], "", 0
+        listed, cursor, pages = [], "", 0
         while True:
             answer = await api("GET", f"/monitors?{query}{cursor}")
             assert answer.status == 200, answer.body
-            found += [monitor["slug"] for monitor in answer.body["items"]]
+            listed += [monitor["slug"] for monitor in answer.body["items"]]
             pages += 1
             if answer.body["next_cursor"] is None:
-                return found
+                return listed
             assert pages < 50
             cursor = "&cursor=" + answer.body["next_cursor"]
 
@@ -198,18 +198,18 @@ async def test_lists_come_in_pages_and_can_be_narrowed(api: Api) -> None:
 
 async def test_a_list_that_changes_while_it_is_read_shows_what_stays_once(api: Api) -> None:
     await api("POST", "/apply", {"monitors": {f"m{n:02}": {"every": "1h"} for n in range(24)}})
-    found, cursor = [], ""
+    listed, cursor = [], ""
     while True:
         page = (await api("GET", f"/monitors?limit=7{cursor}")).body
-        found += [monitor["slug"] for monitor in page["items"]]
+        listed += [monitor["slug"] for monitor in page["items"]]
         if page["next_cursor"] is None:
             break
         cursor = "&cursor=" + page["next_cursor"]
-        if len(found) == 7:  # what was shown, what would be shown next, and one that comes
+        if len(listed) == 7:  # what was shown, what would be shown next, and one that comes
             for slug in ("m06", "m07"):
                 assert (await api("DELETE", f"/monitors/{slug}")).status == 204
             assert (await api("PUT", "/monitors/m03-new", {"every": "1h"})).status == 201
-    assert found == [f"m{n:02}" for n in range(24) if n != 7]
+    assert listed == [f"m{n:02}" for n in range(24) if n != 7]
 
 
 async def test_pings_are_listed_newest_first_with_all_their_fields(api: Api) -> None:

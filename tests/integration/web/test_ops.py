@@ -194,12 +194,12 @@ async def test_watchdog_pings_are_counted_by_what_became_of_them(watchdog: Watch
         return UNTAKEN_S_MAX + 1 if doubtful[0] else 0.0
 
     def counted() -> dict[str, float]:
-        found = re.findall(
+        samples = re.findall(
             r'^offbeat_watchdog_pings_total{result="(\w+)"} (\S+)$',
             generate_latest(metrics.registry).decode(),
             re.MULTILINE,
         )
-        return {result: float(count) for result, count in found}
+        return {result: float(count) for result, count in samples}
 
     async def count_more(result: str) -> None:
         before = counted()[result]

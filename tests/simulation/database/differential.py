@@ -361,11 +361,13 @@ async def real_tables(connection: asyncpg.Connection) -> Tables:
 
 
 async def _real_pings(connection: asyncpg.Connection) -> list[Entry]:
-    found = []
+    entries = []
     for writer in await connection.fetch("select id, started_at from writers order by id"):
         after, horizon = writer["started_at"] - timedelta(days=1), writer["started_at"] + timedelta(days=DAYS)
-        found += await of_writer(connection, writer["id"], 0, to_micros(after), to_micros(horizon), to_micros(horizon))
-    return found
+        entries += await of_writer(
+            connection, writer["id"], 0, to_micros(after), to_micros(horizon), to_micros(horizon)
+        )
+    return entries
 
 
 def _plain(value: Any) -> Any:

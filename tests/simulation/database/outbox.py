@@ -153,15 +153,15 @@ class Outbox:
     def due(
         self, session: Session, after: int, skip: list[int], count: int, lanes: int, only: list[int] | None
     ) -> list[Any]:
-        found = []
+        selected = []
         for lane in CHANNELS:
             if lane > after and lane not in skip and (only is None or lane in only):
                 never, again = (self._may_go(lane, again) for again in (False, True))
                 urgent, fresh = ([a for a in never if a.urgent is which][:count] for which in (True, False))
                 if never or again:
                     over = [sum(map(self._is_over, each)) for each in (urgent, fresh)]
-                    found.append(_DUE(lane, len(urgent), over[0], len(fresh), over[1], min(count, len(again))))
-        return found[:lanes]
+                    selected.append(_DUE(lane, len(urgent), over[0], len(fresh), over[1], min(count, len(again))))
+        return selected[:lanes]
 
     def channels_of(self, session: Session, ids: list[int]) -> list[Any]:
         def text(id: int) -> str:
@@ -257,14 +257,14 @@ class Outbox:
     ) -> None:
         now = self.server.clock
         outcomes = {id: (state, round(wait_s * SECOND)) for id, state, wait_s in zip(ids, states, waits_s, strict=True)}
-        found = [a for id in ids if (a := self.alerts[id]).state == "pending"]
-        found = [a for a in found if a.claimed_by == holder or outcomes[a.id][0] == "delivered"]
+        pending = [a for id in ids if (a := self.alerts[id]).state == "pending"]
+        pending = [a for a in pending if a.claimed_by == holder or outcomes[a.id][0] == "delivered"]
 
         def settled(a: SimpleNamespace) -> dict[str, Any]:
             state, wait = outcomes[a.id]
             return {"state": state, "claimed_by": None, "next": now + wait if state == "pending" else a.next}
 
-        self._change(session, found, settled)
+        self._change(session, pending, settled)
 
     def release(self, session: Session, holder: str) -> None:
         now = self.server.clock

@@ -387,12 +387,12 @@ class Script:
 
         async def record(side: Side) -> list[scheduler_rows.Outage | None]:
             async with held_by(side.scheduler, held):
-                found = [await scheduler_rows.outage_before_writer(side.scheduler, writer, now) for writer in new]
-                found.append(await scheduler_rows.fence(side.scheduler, silent.id, seen_at, now))
-                found += await scheduler_rows.outages_by_refusals(side.scheduler, after, now)
-            return found
+                recorded = [await scheduler_rows.outage_before_writer(side.scheduler, writer, now) for writer in new]
+                recorded.append(await scheduler_rows.fence(side.scheduler, silent.id, seen_at, now))
+                recorded += await scheduler_rows.outages_by_refusals(side.scheduler, after, now)
+            return recorded
 
-        await self._step(record, lambda found: [outage and outage._replace(id=0) for outage in found])
+        await self._step(record, lambda recorded: [outage and outage._replace(id=0) for outage in recorded])
 
     async def read_scheduler(self) -> None:
         """All the small things that a scheduler reads."""
@@ -422,13 +422,15 @@ class Script:
         ):
             await self._ask(read)
         await self._ask(
-            lambda side: rows.windows(side.scheduler, rev), lambda found: sorted(found, key=lambda row: row[0])
+            lambda side: rows.windows(side.scheduler, rev), lambda rows_read: sorted(rows_read, key=lambda row: row[0])
         )
         await self._ask(
-            lambda side: rows.changes_since(side.scheduler, rev), lambda found: [_change(change) for change in found]
+            lambda side: rows.changes_since(side.scheduler, rev),
+            lambda rows_read: [_change(change) for change in rows_read],
         )
         await self._ask(
-            lambda side: rows.windows_applied(side.scheduler, rev), lambda found: [(at, _change(c)) for at, c in found]
+            lambda side: rows.windows_applied(side.scheduler, rev),
+            lambda rows_read: [(at, _change(c)) for at, c in rows_read],
         )
 
     async def load(self) -> None:
@@ -557,7 +559,7 @@ class Script:
         await self._ask(lambda side: side.outboxes[holder].lanes_in_digests())
         await self._step(
             lambda side: side.outboxes[holder].claim_digests(skip, 10, 10.0, first),
-            lambda found: sorted(digest._replace(uid=None) for digest in found),
+            lambda digests: sorted(digest._replace(uid=None) for digest in digests),
         )
 
     async def settle_digest(self) -> None:

@@ -342,8 +342,8 @@ class Statements:
         return [self._loaded(m, applied_rev) for m in [*self.monitors.values(), *gone]]
 
     def _before(self, monitor_id: int, floor: int) -> Any:
-        found = (c for c in self.changes if c.monitor_id == monitor_id and c.rev > floor and c.kind != "resolve")
-        return next((c.before for c in found), None)
+        earlier = (c for c in self.changes if c.monitor_id == monitor_id and c.rev > floor and c.kind != "resolve")
+        return next((c.before for c in earlier), None)
 
     def _loaded(self, m: SimpleNamespace, applied_rev: int) -> Row:
         s = self.states.get(m.id)
@@ -391,8 +391,8 @@ class Statements:
         return [(c.rev, c.kind, 1, None, c.subject, c.before, c.after, c.effective_at) for c in taken]
 
     def scheduler_changes_since(self, session: Session, rev: int, limit: int) -> list[tuple[Any, ...]]:
-        found = [c for c in self.changes if c.rev > rev][:limit]
-        return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in found]
+        changes = [c for c in self.changes if c.rev > rev][:limit]
+        return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in changes]
 
     def scheduler_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
         live = [w.through for w in self.writers.values() if not w.fenced]
@@ -428,13 +428,13 @@ class Statements:
         self, session: Session, writer: int, seq: int, after: Any, through: Any, horizon: Any, limit: int
     ) -> list[tuple[Any, ...]]:
         low, high = to_micros(after), to_micros(horizon)
-        found = [e for e in self.by_writer.get(writer, ()) if e.seq > seq and low < e.at <= high][:limit]
-        found = [e for e in found if e.at <= to_micros(through)]
+        entries = [e for e in self.by_writer.get(writer, ()) if e.seq > seq and low < e.at <= high][:limit]
+        entries = [e for e in entries if e.at <= to_micros(through)]
         heads = [
             (e.writer, e.at, e.seq, e.monitor_id, e.project_id, _inet(e.source), e.ping.signal, _is_plain(e))
-            for e in found
+            for e in entries
         ]
-        others = [e.ping[1:] for e in found if not _is_plain(e)]
+        others = [e.ping[1:] for e in entries if not _is_plain(e)]
         return [(*_columns(heads, 8), *_columns(others, 9))]
 
     def scheduler_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:

@@ -39,9 +39,9 @@ class Person:
 
     async def see(self, selector: str, timeout_ms: float = WAIT_MS) -> str:
         """Wait until it is there and visible; its words."""
-        found = self.page.locator(selector).first
-        await found.wait_for(timeout=timeout_ms)
-        return await found.inner_text()
+        element = self.page.locator(selector).first
+        await element.wait_for(timeout=timeout_ms)
+        return await element.inner_text()
 
     async def live(self) -> None:
         """Wait until the page is live."""
@@ -60,10 +60,10 @@ class Person:
             # Not as a script of the page: the page's own policy would refuse it.
             await self.page.evaluate(AXE.read_text(encoding="utf-8"))
         options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
-        found = await self.page.evaluate("([within, options]) => axe.run(within, options)", [within, options])
+        audit = await self.page.evaluate("([within, options]) => axe.run(within, options)", [within, options])
         violations = [
             f"{self.page.url}: {each['id']}: {each['help']}: {[node['html'][:200] for node in each['nodes'][:3]]}"
-            for each in found["violations"]
+            for each in audit["violations"]
         ]
         assert not violations, "\n".join(violations)
 

@@ -30,8 +30,8 @@ class HonestJobs:
         answer = await self._servers[0].api("POST", "/api/v1/apply", {"monitors": monitors})
         assert answer.status == 200, answer
         for n in range(self._count):
-            found = await self._servers[0].api("GET", f"/api/v1/monitors/honest{n}")
-            self._tasks.append(asyncio.create_task(self._work(n, found.body["key"])))
+            monitor = await self._servers[0].api("GET", f"/api/v1/monitors/honest{n}")
+            self._tasks.append(asyncio.create_task(self._work(n, monitor.body["key"])))
         return self
 
     async def __aexit__(

@@ -37,7 +37,7 @@ _NAMES = {name: number for number, name in enumerate(("sun", "mon", "tue", "wed"
 
 def values(field: str, low: int, high: int) -> tuple[set[int], set[str]]:
     """The numbers of a field, and its entries with # and L."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     special: set[str] = set()
     for term in field.split(","):
         body, _, step = term.partition("/")
@@ -50,8 +50,8 @@ def values(field: str, low: int, high: int) -> tuple[set[int], set[str]]:
             first, last = map(int, body.split("-"))
         else:
             first = last = _NAMES[body] if body in _NAMES else int(body)
-        found |= set(range(first, last + 1, int(step or 1)))
-    return found, special
+        numbers |= set(range(first, last + 1, int(step or 1)))
+    return numbers, special
 
 
 @cache
@@ -112,16 +112,16 @@ def moment(clock: int) -> datetime:
 @cache
 def changes(zone: str) -> list[datetime]:
     """The instants of 2026 and 2027 at which the clocks of a zone change; for UTC one at which nothing does."""
-    info, found = ZoneInfo(zone), []
+    info, instants = ZoneInfo(zone), []
     at = datetime(2025, 12, 31, tzinfo=UTC)
     while at.year < 2028:
         if at.astimezone(info).utcoffset() != (at + timedelta(hours=6)).astimezone(info).utcoffset():
             step = at
             while step.astimezone(info).utcoffset() == at.astimezone(info).utcoffset():
                 step += timedelta(minutes=1)
-            found.append(step)
+            instants.append(step)
         at += timedelta(hours=6)
-    return found or [datetime(2026, 3, 29, 1, tzinfo=UTC)]
+    return instants or [datetime(2026, 3, 29, 1, tzinfo=UTC)]
 
 
 @pytest.mark.slow

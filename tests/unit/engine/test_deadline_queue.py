@@ -33,8 +33,8 @@ def test_entries_come_like_those_of_one_heap(kind: type[LazyHeap[int]] | type[De
             heappush(expected, pair)
         else:
             before = now + random.randint(0, 1 << BUCKET_BITS)
-            found = queue.pop_entry(before)
-            assert found == (heappop(expected) if expected and expected[0][0] < before else None)
+            popped = queue.pop_entry(before)
+            assert popped == (heappop(expected) if expected and expected[0][0] < before else None)
         if isinstance(queue, DeadlineQueue):
             assert queue.earliest == (expected[0][0] if expected else None)
         now += random.randint(0, 2000)
@@ -114,10 +114,10 @@ def test_rebuilt_from_its_items() -> None:
     queue = LazyHeap[str]()
     queue.push(BEGIN, "stale")
     queue.rebuild(items)
-    found = []
+    all_popped = []
     while (popped := queue.pop_before(items.get, BEGIN + 100)) is not None:
-        found.append(popped[0])
-    assert found == sorted(found) and len(found) == 66
+        all_popped.append(popped[0])
+    assert all_popped == sorted(all_popped) and len(all_popped) == 66
 
 
 def test_a_stale_entry_hides_no_release_from_the_deadlines_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ def scene() -> Scene:
 
 def alert(scene: Scene, kind: str = "opened", slug: str = "job") -> Alert:
     """The last alert of this kind."""
-    found: list[Alert] = [each for each in scene.effects(Alert, slug) if each.kind == kind]
-    return found[-1]
+    alerts: list[Alert] = [each for each in scene.effects(Alert, slug) if each.kind == kind]
+    return alerts[-1]
 
 
 def shown(scene: Scene) -> dict[str, str]:
@@ -140,12 +140,12 @@ def test_the_second_alert_of_an_incident_has_the_output_of_its_own_run(scene: Sc
     ],
 )
 def test_the_tail_is_whole_lines(message: str, expected: str | None) -> None:
-    found = reasons.tail(message)
-    assert len(found) <= reasons.MESSAGE_SHOWN_CHARS + 2
+    tail = reasons.tail(message)
+    assert len(tail) <= reasons.MESSAGE_SHOWN_CHARS + 2
     if expected is None:
-        assert found.startswith("ValueError: long words") and found.endswith(("long…", "words…"))
+        assert tail.startswith("ValueError: long words") and tail.endswith(("long…", "words…"))
     else:
-        assert found == expected
+        assert tail == expected
 
 
 # ------------------------------------------------------------------------------- a run that has ended

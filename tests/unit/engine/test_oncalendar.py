@@ -19,10 +19,10 @@ BEGIN = to_micros(datetime(2026, 11, 30, tzinfo=UTC))
 
 def slots(text: str, count: int = 6, begin: int = BEGIN) -> list[int]:
     """The first slots of an expression."""
-    found = calendar("oncalendar", check_oncalendar(text), "UTC")
+    due_times = calendar("oncalendar", check_oncalendar(text), "UTC")
     times = [begin]
     for _ in range(count):
-        following = found.next_after(times[-1])
+        following = due_times.next_after(times[-1])
         assert following is not None
         times.append(following)
     return times[1:]
@@ -134,5 +134,5 @@ def test_a_refusal_names_the_line_and_the_reason(given: str, problem_text: str) 
 
 def test_within_the_repeated_hour_of_the_zone_of_an_expression() -> None:
     second_half_past_two = to_micros(datetime(2026, 10, 25, 1, 20, tzinfo=UTC))
-    found = Calendar("oncalendar", "*-*-* 02:30:00 Europe/Berlin\n05:00", "UTC")
-    assert found.next_after(second_half_past_two) == to_micros(datetime(2026, 10, 25, 5, tzinfo=UTC))
+    due_times = Calendar("oncalendar", "*-*-* 02:30:00 Europe/Berlin\n05:00", "UTC")
+    assert due_times.next_after(second_half_past_two) == to_micros(datetime(2026, 10, 25, 5, tzinfo=UTC))

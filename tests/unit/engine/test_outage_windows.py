@@ -207,10 +207,10 @@ def test_a_ping_between_two_instants_does_no_harm() -> None:
     for stage in "ab":
         scene.ping("1d", "progress", run="r", stage=stage, task="1", done=1)
     starts = scene.engine.window_starts(0)
-    found = 0
-    for found, _ in enumerate(starts, 1):
-        scene.ping("2d", "progress", run="r", stage=f"c{found}", task="1", done=1)
-    assert found > 2
+    count = 0
+    for count, _ in enumerate(starts, 1):
+        scene.ping("2d", "progress", run="r", stage=f"c{count}", task="1", done=1)
+    assert count > 2
 
 
 def test_a_run_that_died_long_ago_keeps_none() -> None:

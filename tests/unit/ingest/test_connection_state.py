@@ -20,13 +20,13 @@ Table = dict[State, dict[Event, State]]
 
 def reached(table: Table, start: State) -> set[State]:
     """The states that can follow `start`, and itself."""
-    found, waiting = {start}, [start]
+    seen, waiting = {start}, [start]
     while waiting:
         for state in table[waiting.pop()].values():
-            if state not in found:
-                found.add(state)
+            if state not in seen:
+                seen.add(state)
                 waiting.append(state)
-    return found
+    return seen
 
 
 def traps(table: Table) -> set[State]:

@@ -87,12 +87,12 @@ def test_garbage_is_an_error_and_never_an_exception_of_another_kind(body: bytes,
 )
 def test_what_came_before_an_error_is_given(body: bytes, values: list[object]) -> None:
     lines = NdjsonReader()
-    found: list[object] = []
+    given: list[object] = []
     with pytest.raises(BadBody):
         for piece in (body[:20], body[20:]):
-            found.extend(lines.feed(piece))
-        found.extend(lines.end())
-    assert found == values
+            given.extend(lines.feed(piece))
+        given.extend(lines.end())
+    assert given == values
 
 
 def test_a_bad_line_is_one_value_among_others() -> None:

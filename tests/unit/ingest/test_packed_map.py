@@ -26,7 +26,7 @@ def test_like_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
                 if place == places[text] and expected.get(other) == number:
                     del expected[other]
         assert len(names) == len(expected)
-        assert {text: found for text in texts if (found := names.get(text)) is not None} == expected
+        assert {text: value for text in texts if (value := names.get(text)) is not None} == expected
 
 
 @pytest.mark.parametrize("text", ["", "\0", "a\0", "5\0\0b", "\0\0b", "b\0" + "7", "\ud800"])

@@ -35,10 +35,10 @@ def test_every_part_of_a_ping_that_a_reader_notes_has_a_counter() -> None:
 
 def test_random_requests_reach_every_protocol() -> None:
     rests = ("", "x", "x/external", "nightly/x", "c2354d53d2")
-    found = [
+    dialects = [
         find(prefix + rest, query, "snitch") for prefix in PREFIXES for rest in rests for query in ("", "state=run")
     ]
-    assert {each.name for each in found if each is not None} == {each.name for each in DIALECTS}
+    assert {each.name for each in dialects if each is not None} == {each.name for each in DIALECTS}
     for prefix in PREFIXES:
         assert any(find(prefix + rest, "", "snitch") for rest in rests), f"{prefix} is no address of a ping"
 

@@ -39,10 +39,10 @@ targets = st.tuples(
 @example(f"/ping/{PING_KEY}/m1/7", "POST")
 @example(f"/ping/{PING_KEY}/m1?state=complete", "HEAD")
 def test_the_short_way_reads_what_the_dialect_reads(target: str, method: str) -> None:
-    found = lookup_target(target.encode("utf-8", "surrogateescape"))
-    if found is None:
+    target_found = lookup_target(target.encode("utf-8", "surrogateescape"))
+    if target_found is None:
         return
-    cached, key, slug = found
+    cached, key, slug = target_found
     path, _, query = target.partition("?")
     request = Request(method, path, query, {}, b"")
     dialect = registry.find(path, query)
