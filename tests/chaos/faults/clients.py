@@ -149,9 +149,9 @@ async def invalid_requests(world: World, chance: random.Random, fault: Fault) ->
 @fault("F22", "400 requests in which some bytes are changed")
 async def mutated_requests(world: World, chance: random.Random, fault: Fault) -> None:
     # An unknown key: for any meaning of the bytes, no watched monitor gets the ping.
-    whole = b"POST /api/v1/heartbeat/nobody/start?run=1&stage=a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    request = b"POST /api/v1/heartbeat/nobody/start?run=1&stage=a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
     for _ in range(8):
-        await asyncio.gather(*(_raw(chance.choice(world.load.ports), _mutated(whole, chance)) for _ in range(50)))
+        await asyncio.gather(*(_raw(chance.choice(world.load.ports), _mutated(request, chance)) for _ in range(50)))
 
 
 @fault("F26", "an alert in the outbox whose facts cannot be rendered, and one for a channel of an unknown kind")
@@ -207,15 +207,15 @@ async def _raw(port: int, request: bytes) -> int | None:
     return None
 
 
-def _mutated(whole: bytes, chance: random.Random) -> bytes:
-    made = bytearray(whole)
+def _mutated(request: bytes, chance: random.Random) -> bytes:
+    mutated = bytearray(request)
     for _ in range(chance.randint(1, 8)):
-        place = chance.randrange(len(made))
+        place = chance.randrange(len(mutated))
         match chance.randrange(3):
             case 0:
-                made[place] = chance.randrange(256)
+                mutated[place] = chance.randrange(256)
             case 1:
-                del made[place]
+                del mutated[place]
             case _:
-                made[place:place] = bytes(chance.choices(b"\r\n: /?&=%\x00\xff0", k=chance.randint(1, 4)))
-    return bytes(made)
+                mutated[place:place] = bytes(chance.choices(b"\r\n: /?&=%\x00\xff0", k=chance.randint(1, 4)))
+    return bytes(mutated)
