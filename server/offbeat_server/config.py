@@ -102,12 +102,12 @@ class Settings(BaseSettings):
     smtp_url: str | None = Field(
         None,
         description="Mail server for e-mail channels without one of their own: "
-        "smtps://user:password@host/?from=sender@host (smtp: STARTTLS, smtp+insecure: neither).",
+        "smtps://user:password@host/?from=sender@host (smtp: with STARTTLS; smtp+insecure: not encrypted).",
     )
     smtp_ehlo: str | None = Field(
         None,
         description="Name for EHLO at mail servers, such as beat.example.org or [192.0.2.1]. Default: the host name if "
-        "it has a domain, else the own address.",
+        "it has a domain, else its address.",
     )
     auto_provision: bool = Field(
         True, description="Let pings create monitors (Healthchecks create=1, Cronitor, Sentry)."
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         "0: no limit.",
     )
     provisioned_max: int = Field(
-        10_000, ge=0, description="Number of monitors in a project from which on pings create no more."
+        10_000, ge=0, description="Pings create no monitor in a project that has this many monitors."
     )
     header_timeout: float = Field(
         10.0, gt=0, description="Seconds for a request's line and headers; then the connection is closed."

@@ -344,7 +344,7 @@ def _refusal(url: str) -> Iterator[None]:
     except asyncpg.PostgresError as error:
         if "unsupported startup parameter" in str(error):
             raise DatabaseRefusedError(
-                f"--database-url leads to a pooler; say --pgbouncer ({describe(error)})"
+                f"--database-url leads to a pooler; set --pgbouncer ({describe(error)})"
             ) from error
         if not _is_refusal(error):
             raise DatabaseDownError(f"Postgres: {describe(error)}") from error

@@ -75,7 +75,7 @@ async def apply_schema(connection: Connection) -> None:
             await confirm(connection)  # another process may have made it, on the primary alone so far
         except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateFunctionError) as error:
             raise SchemaError(
-                f"the database holds something else ({error}) and no Offbeat; give --database-url an empty database"
+                f"the database is not empty and not of Offbeat ({error}); give --database-url an empty database"
             ) from error
         except asyncpg.UndefinedColumnError as error:
             raise SchemaError(

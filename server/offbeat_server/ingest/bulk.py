@@ -71,7 +71,7 @@ class Bulk:
             tally.error(None, "the body is not what its headers say")
         except TimeoutError:
             status = 408
-            tally.error(None, "the body did not come in time")
+            tally.error(None, "the body did not arrive in time")
         except UnavailableError as error:
             status = 503
             tally.error(None, str(error))
@@ -154,7 +154,7 @@ class Bulk:
         ping = self._pipeline.prepared(bound, parameters.ping, parameters.named, "POST")
         if (over := self._pipeline.check_rate_limit(KeyAddress(key), bound, ping)) is not None:
             tally.limited_s = max(tally.limited_s, over.retry_after_s)
-            tally.error(line, "this key pings more often than it may")
+            tally.error(line, "this key pings more often than --key-pings-per-minute-max allows")
             return
         self._backlog.append(bound, ping, tally.source, tally)
         tally.pending += 1

@@ -162,7 +162,7 @@ class DeliveryAttempts(Service):
             body = channel.compose(message)
         except Exception as error:
             log.exception("attempts.render_failed", id=row.id)
-            why = f"cannot be put into words ({type(error).__name__}; the server's log says more)"
+            why = f"cannot be rendered as a message ({type(error).__name__}; the server's log says more)"
             return AttemptResult(AlertState.DEAD, why, None)
         return await self._send(row.lane, message, body, channel, row.attempts)
 
@@ -200,7 +200,7 @@ class DeliveryAttempts(Service):
             return AttemptResult(AlertState.PENDING, f"not finished within {ATTEMPT_S_MAX:g} s", True)
         except Exception as error:
             log.exception("attempts.send_failed", id=message.id, channel_kind=channel.kind)
-            reason = f"an error of Offbeat's own ({type(error).__name__}; the server's log says more)"
+            reason = f"an internal error of Offbeat ({type(error).__name__}; the server's log says more)"
             return AttemptResult(AlertState.DEAD if attempts >= UNEXPECTED_MAX else AlertState.PENDING, reason)
         if changed:
             await self._keep(lane, channel, changed)

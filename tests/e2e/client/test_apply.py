@@ -270,14 +270,14 @@ async def test_what_is_there_is_taken_over(database_url: str, tmp_path: Path) ->
         again = await offbeat("import", "crontab", "-", "--timezone", "UTC", url=server.url, given=CRONTAB.encode())
         assert again.out == new.read_text(), "the same keys, and nothing else on standard output"
         assert "0 created, 0 changed" in again.err
-        assert "line 7: it is no line" not in again.err and "@reboot has no time at which it is due" in again.err
+        assert "line 7: it is not a line" not in again.err and "@reboot has no time at which it is due" in again.err
 
         # A line is imported once; another job beside it is another monitor, with any bytes.
         more = b"\xef\xbb\xbf" + new.read_bytes() + b"0 4 * * * /usr/bin/sync --to=Gr\xf6\xdfe\n"
         (tmp_path / "more").write_bytes(more)
         args = (str(tmp_path / "more"), "--timezone", "UTC", "--write", str(tmp_path / "newer"))
         once = await offbeat("import", "crontab", *args, url=server.url)
-        assert once.code == 0 and "1 created, 0 changed" in once.out and "runs under `offbeat exec` already" in once.err
+        assert once.code == 0 and "1 created, 0 changed" in once.out and "already runs under `offbeat exec`" in once.err
         newer = (tmp_path / "newer").read_bytes()
         assert newer.startswith(new.read_bytes()) and newer.endswith(b"-c '/usr/bin/sync --to=Gr\xf6\xdfe'\n")
         above = b"5 4 * * * /usr/bin/sync /above\n" + newer  # also if it stands before them

@@ -305,8 +305,8 @@ async def test_a_poisoned_alert_is_set_aside(world: Scene, receiver: Receiver) -
 
         assert await eventually(is_reported)  # to another channel, the log, and once
         [(_, reason)] = await reports()
-        assert "Alerts do not arrive at hook" in reason and "cannot be put into words" in reason
-    assert (await world.row(poison))["error"].startswith("cannot be put into words")
+        assert "Alerts do not arrive at hook" in reason and "cannot be rendered as a message" in reason
+    assert (await world.row(poison))["error"].startswith("cannot be rendered as a message")
     assert set(ids(receiver)) == {f"alert_{(await world.row(id))['uid'].hex}" for id in good}
 
 

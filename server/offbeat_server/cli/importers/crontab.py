@@ -81,16 +81,16 @@ def read_crontab(text: str, system: bool = False) -> Crontab:
                 zone = variable[3].strip("\"'")
             continue
         if match is None:
-            left.append((number, "it is no line of a crontab: no monitor is made for it"))
+            left.append((number, "it is not a line of a crontab: no monitor is created for it"))
             continue
         if match[1].lower() == "@reboot":
-            left.append((number, "@reboot has no time at which it is due: no monitor is made for it"))
+            left.append((number, "@reboot has no time at which it is due: no monitor is created for it"))
             continue
         command_at = match.start(2)
         if system and (user := _USER.match(line[command_at:])):
             command_at += len(user[1])
         if _is_under_exec(line[command_at:]):
-            left.append((number, "it runs under `offbeat exec` already: it stays as it is"))
+            left.append((number, "it already runs under `offbeat exec`: it is not changed"))
             wrapped[number] = _unwrapped(line[command_at:])
             continue
         jobs.append(CrontabJob(number, " ".join(match[1].split()), zone, line[:command_at], line[command_at:], line))

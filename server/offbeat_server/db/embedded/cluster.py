@@ -137,9 +137,7 @@ class Cluster:
     def _create(self) -> None:
         # Made beside its place and moved there whole: a crash in the middle leaves nothing that looks like a cluster.
         if self.directory.exists() and any(self.directory.iterdir()):
-            raise SettingsError(
-                f"{self.directory} holds something that is no Postgres cluster: choose another --data-dir"
-            )
+            raise SettingsError(f"{self.directory} is not empty and no Postgres cluster: choose another --data-dir")
         new = self.directory.with_name(self.directory.name + ".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)

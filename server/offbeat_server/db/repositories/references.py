@@ -74,7 +74,9 @@ async def _circles(connection: Connection, wanted: Sequence[WantedMonitor]) -> l
         for each in part:
             if circle := _circle_from((each.project_id, each.slug), links, finished):
                 field = "after.monitor" if each.definition.after and not each.definition.depends_on else "depends_on"
-                problems.append(Problem(each.at(field), "goes round in a circle: " + " → ".join(circle)))
+                problems.append(
+                    Problem(each.at(field), "must not lead back to the same monitor: " + " → ".join(circle))
+                )
     return problems
 
 

@@ -136,7 +136,7 @@ async def read_body(
             sink.feed(piece)
         return sink.result()
     except TimeoutError:
-        return sink.result()._replace(fault=Rejection(408, "the body did not come in time"), ended=False)
+        return sink.result()._replace(fault=Rejection(408, "the body did not arrive in time"), ended=False)
     except BadCoding as error:
         return sink.result()._replace(fault=error.refusal, ended=False)
     finally:

@@ -235,7 +235,7 @@ class HttpConnection(asyncio.Protocol):
             return  # `pending` is too long; the time of the client begins when it is read again
         elif self.state is _READING_BODY:
             if waited_s > settings.body_timeout + sum(map(len, self._body)) / BYTES_PER_S_MIN:
-                self._break_off(Rejection(408, "the body did not come in time"))
+                self._break_off(Rejection(408, "the body did not arrive in time"))
         elif self.state is _LINGERING:
             if waited_s > settings.body_timeout:
                 self._close()

@@ -11,10 +11,10 @@ OK = HttpAnswer(200, b"OK")
 _STATUS = {"unknown": 404, "ambiguous": 409, "full": 429, "crowded": 429, "limited": 429, "unavailable": 503}
 _TEXT = {
     "ambiguous": "more than one monitor has this address",
-    "full": "too many new monitors at once: this one was not made, and the ping was not stored",
-    "crowded": "the project has as many monitors as pings may make (--provisioned-max): this one was not made, and the "
-    "ping was not stored; delete monitors, make this one through the API, or raise the limit",
-    "limited": "this key pings more often than it may (--key-pings-per-minute-max): the ping was not stored",
+    "full": "too many new monitors at once: this one was not created, and the ping was not stored",
+    "crowded": "pings may create no more monitors in this project (--provisioned-max): this one was not created, and "
+    "the ping was not stored; delete monitors, create this one by the API, or raise the limit",
+    "limited": "this key pings more often than --key-pings-per-minute-max allows: the ping was not stored",
     "unavailable": "may or may not be stored: send it again",
 }
 

@@ -172,7 +172,7 @@ def _with_body(
     if request.fault is not None:
         return request.fault
     if packed := next((coding for mark, coding in _PACKED if request.body.startswith(mark)), None):
-        return Rejection(415, f"the body is packed: say Content-Encoding: {packed}, or say the outcome in the path")
+        return Rejection(415, f"the body is compressed: send Content-Encoding: {packed}, or the outcome in the path")
     sent = _parameters(kind, body, request.whole_bytes)
     if isinstance(sent, Rejection):
         return sent
@@ -180,7 +180,7 @@ def _with_body(
         return _reading(address, read_fields(pairs, message=message), None)
     parameters = read_fields([*sent, *pairs])
     if request.whole_bytes and isinstance(parameters, ReadParameters) and not parameters.named:
-        return Rejection(413, f"no outcome in the ends of a body of {request.whole_bytes} bytes: say it in the path")
+        return Rejection(413, f"no outcome in the ends of a body of {request.whole_bytes} bytes: send it in the path")
     return _reading(address, parameters, None)
 
 
@@ -199,7 +199,7 @@ def _misplaced(kind: str, body: bytes) -> list[PingNote]:
 def _parameters(kind: str, body: bytes, whole_bytes: int) -> Iterable[tuple[str, Any]] | Rejection | None:
     """The parameters in a body; None: it is the message."""
     if _is_unread(kind):
-        return Rejection(415, f"{kind} is not read: send JSON or name=value&name=value, or say the outcome in the path")
+        return Rejection(415, f"{kind} is not read: send JSON or name=value&name=value, or the outcome in the path")
     if whole_bytes:
         body = with_mark(body, whole_bytes)
     if _is_json(kind):
@@ -244,7 +244,7 @@ def _object(sent: dict[str, Any]) -> Iterable[tuple[str, Any]] | Rejection | Non
     try:
         found = find_failure(sent, VALUES_LOOKED_AT_MAX)
     except ValueError as error:
-        return Rejection(400, f"{error}: say the outcome in the path or as status")
+        return Rejection(400, f"{error}: send the outcome in the path or as status")
     return None if found is None else _looks_like_an_outcome(found)
 
 
@@ -267,7 +267,7 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Rejection | None:
     try:
         failing = find_failure({"": [{name: as_json(value)} for name, value in pairs]}, VALUES_LOOKED_AT_MAX)
     except ValueError as error:
-        return Rejection(400, f"{error}: say the outcome in the path or as status")
+        return Rejection(400, f"{error}: send the outcome in the path or as status")
     return None if failing is None else _looks_like_an_outcome(failing)
 
 
@@ -295,7 +295,7 @@ def _doubt(body: bytes) -> Rejection | None:
     for name, value in _pairs_in(text):
         if says_failure_in_text(name, value):
             return Rejection(
-                400, f"the body is no JSON and no form, and says {name} {value}: send status=fail, or use /fail"
+                400, f"the body is neither JSON nor a form, and says {name} {value}: send status=fail, or use /fail"
             )
     return None
 

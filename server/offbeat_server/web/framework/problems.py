@@ -72,7 +72,7 @@ def answer_of(error: Exception, request: web.Request) -> web.Response:
     refusal = api_error_of(error)
     if refusal is None:
         log.exception("problems.request_failed", method=request.method, path=request.path, exc_info=error)
-        refusal = ApiError(500, "Something went wrong here; the server's log says what.")
+        refusal = ApiError(500, "Offbeat had an internal error; the server's log has the details.")
     return problem_response(refusal, request.path)
 
 

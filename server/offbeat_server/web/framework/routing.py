@@ -159,17 +159,17 @@ def _read_query(route: Route, request: web.Request) -> BaseModel | None:
     if route.query is None:
         if request.query:
             names = sorted(request.query)
-            raise ApiError(422, "No parameters are known here.", [Problem(name, "not known here") for name in names])
+            raise ApiError(422, "This address takes no parameters.", [Problem(name, "is not known") for name in names])
         return None
     values: dict[str, Any] = {}
     for name in request.query:
         given = request.query.getall(name)
         if any("\x00" in value for value in given):
-            raise ApiError(422, "NUL cannot be.", [Problem(name, "must not contain NUL")])
+            raise ApiError(422, "Parameters must not contain NUL characters.", [Problem(name, "must not contain NUL")])
         known = route.query.model_fields.get(name)
         many = known is not None and get_origin(known.annotation) is tuple
         if not many and len(given) > 1:
-            raise ApiError(422, "Given twice.", [Problem(name, "given twice")])
+            raise ApiError(422, f"The parameter {name} is given twice.", [Problem(name, "is given twice")])
         values[name] = given if many else given[0]
     try:
         return route.query.model_validate(values)
@@ -190,7 +190,7 @@ async def _read_body(route: Route, request: web.Request, timeout_s: float) -> Ba
     except ValueError as error:
         raise ApiError(400, f"The body is not JSON: {error}.") from None
     if b"\\u0000" in raw and _holds_nul(value):
-        raise ApiError(422, "NUL cannot be stored.", [Problem("", "a text must not contain NUL")])
+        raise ApiError(422, "The body must not contain NUL characters.", [Problem("", "a text must not contain NUL")])
     return validate(route.body, value)
 
 
@@ -221,7 +221,7 @@ async def _read_bytes(request: web.Request, most: int, timeout_s: float) -> byte
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise ApiError(408, "The body did not come in time.") from None
+        raise ApiError(408, "The body did not arrive in time.") from None
     except web.RequestPayloadError as error:
         raise ApiError(400, f"The body cannot be read: {error}.") from None
     return b"".join(parts)

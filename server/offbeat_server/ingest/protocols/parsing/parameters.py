@@ -392,7 +392,7 @@ class _Reader:
         try:
             name = find_failure(self._unknown, VALUES_LOOKED_AT_MAX) if self._unknown else None
         except ValueError as error:
-            return Rejection(400, f"{error}: say the outcome in the path or as status")
+            return Rejection(400, f"{error}: send the outcome in the path or as status")
         if name is None:
             return None
         return Rejection(400, f"{name[:100]!r} looks like the outcome of a job: send it as status ({ALLOWED})")
