@@ -171,12 +171,12 @@ class KeyIndex(Service):
                 await self._catch_up()
             except DatabaseDownError as error:
                 log.warning("key_index.read_failed", error=str(error))
-                _tell(waiting, error)
+                _settle(waiting, error)
             except Exception:  # an internal error, or a row that cannot be read: known keys stay known
                 log.exception("key_index.read_failed")
-                _tell(waiting, DatabaseDownError("the keys cannot be read"))
+                _settle(waiting, DatabaseDownError("the keys cannot be read"))
             else:
-                _tell(waiting, None)
+                _settle(waiting, None)
             # Asked for: soon again, but not more than ten times a second. Else by the clock.
             await asyncio.sleep(REFRESH_GAP_S)
             try:
@@ -290,7 +290,7 @@ class _MonitorBlock:
         self.slug_shelves = array("I", bytes(4 << _PAGE_BITS))
 
 
-def _tell(waiting: Iterable[asyncio.Future[None]], error: DatabaseDownError | None) -> None:
+def _settle(waiting: Iterable[asyncio.Future[None]], error: DatabaseDownError | None) -> None:
     for future in waiting:
         if future.done():
             continue

@@ -99,7 +99,7 @@ class DeliveryAttempts(Service):
         except Exception as error:
             log.warning("attempts.claims_not_released", detail="they end by themselves", error=str(error))
 
-    def room(self, reserved: int = 0) -> int:
+    def capacity(self, reserved: int = 0) -> int:
         """How many more attempts may begin now."""
         now = monotonic()
         quick = sum(1 for s in self._sending.values() if not s.suspect and now - s.since < SLOW_AFTER_S)
@@ -147,12 +147,12 @@ class DeliveryAttempts(Service):
     async def _attempt_alert(
         self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str
     ) -> AttemptResult:
-        verdict = await self._word_and_send(row, channel, message_builder, project)
+        verdict = await self._render_and_send(row, channel, message_builder, project)
         if row.kind == AlertKind.TEST and verdict.state == AlertState.PENDING:
             return verdict._replace(state=AlertState.DEAD)  # the person who asked sees it now, not after three tries
         return verdict
 
-    async def _word_and_send(
+    async def _render_and_send(
         self, row: Claimed, channel: Channel, message_builder: MessageBuilder, project: str
     ) -> AttemptResult:
         if row.expired:
@@ -203,10 +203,10 @@ class DeliveryAttempts(Service):
             reason = f"an internal error of Offbeat ({type(error).__name__}; the server's log says more)"
             return AttemptResult(AlertState.DEAD if attempts >= UNEXPECTED_MAX else AlertState.PENDING, reason)
         if changed:
-            await self._keep(lane, channel, changed)
+            await self._store_change(lane, channel, changed)
         return AttemptResult(AlertState.DELIVERED)
 
-    async def _keep(self, lane: int, channel: Channel, changed: dict[str, Any]) -> None:
+    async def _store_change(self, lane: int, channel: Channel, changed: dict[str, Any]) -> None:
         """Store what the service has changed. If that fails, the next message meets the same change."""
         before = {name: getattr(channel, name) for name in changed}
         try:

@@ -80,26 +80,26 @@ class DeliveryRound:
         """Make one round. Raises DatabaseDownError."""
         self._message_builder = message_builder
         now = monotonic()
-        room = self._attempts.room()
-        if room <= 0:
+        capacity = self._attempts.capacity()
+        if capacity <= 0:
             if self._attempts.stuck:
                 await self._serve_known_good(now)
             return  # for the other channels the end of an attempt wakes the dispatcher
-        await self._send_tests(room)
+        await self._send_tests(capacity)
         resting = self._queues.resting(now)
         digest_first = await self._outbox.lanes_in_digests()  # channel -> whether its stored digest goes first
         if any(digest_first.values()):
-            await self._send_stored_digests(resting, room, first=True)
-        due = await self._outbox.due(self._after, [*resting, *_true(digest_first)], DIGEST_LEAST, room)
-        last = await self._serve(due, now, room) if due else FROM_THE_START
-        if not all(digest_first.values()) and (left := self._attempts.room()) > 0:
+            await self._send_stored_digests(resting, capacity, first=True)
+        due = await self._outbox.due(self._after, [*resting, *_true(digest_first)], DIGEST_LEAST, capacity)
+        last = await self._serve(due, now, capacity) if due else FROM_THE_START
+        if not all(digest_first.values()) and (left := self._attempts.capacity()) > 0:
             await self._send_stored_digests(self._queues.resting(now), left, first=False)
-        self._plan_next(due, last, room)
+        self._plan_next(due, last, capacity)
         self._queues.forget_idle(now)
 
-    def _plan_next(self, due: list[Due], last: int, room: int) -> None:
+    def _plan_next(self, due: list[Due], last: int, capacity: int) -> None:
         """Remember where the next round begins. `last` is the last channel that this one has looked at."""
-        if len(due) == room or (due and last < due[-1].lane):
+        if len(due) == capacity or (due and last < due[-1].lane):
             self._after = last
             self._wake()  # there may be more behind it
         elif self._after >= 0:
@@ -110,20 +110,20 @@ class DeliveryRound:
 
     async def _serve_known_good(self, now: float) -> None:
         """All room is taken, perhaps by receivers that hang. Use the room kept for channels that are known to work."""
-        room = self._attempts.room(RESERVED)
-        if room <= 0 or not self._queues.any_known_good:
+        capacity = self._attempts.capacity(RESERVED)
+        if capacity <= 0 or not self._queues.any_known_good:
             return
         await asyncio.sleep(self._known_good_at + KNOWN_GOOD_EVERY_S - now)
         self._known_good_at = monotonic()
-        await self._send_tests(room)
+        await self._send_tests(capacity)
         turn = self._queues.next_known_good()
         skip = [*self._queues.resting(now), *_true(await self._outbox.lanes_in_digests())]
-        if due := await self._outbox.due(FROM_THE_START, skip, DIGEST_LEAST, room, turn):
-            await self._serve(due, now, room)
+        if due := await self._outbox.due(FROM_THE_START, skip, DIGEST_LEAST, capacity, turn):
+            await self._serve(due, now, capacity)
 
-    async def _send_tests(self, room: int) -> None:
+    async def _send_tests(self, capacity: int) -> None:
         """Send the test messages that a person waits for: once each, in any state of their channel."""
-        claimed = await self._outbox.claim_tests(room, self._lease_s())
+        claimed = await self._outbox.claim_tests(capacity, self._lease_s())
         targets = await self._targets([row.lane for row in claimed]) if claimed else {}
         for row in claimed:
             target = targets[row.lane]
@@ -135,20 +135,20 @@ class DeliveryRound:
 
     # ---------------------------------------------------------------- single alerts
 
-    async def _serve(self, due: list[Due], now: float, room: int) -> int:
+    async def _serve(self, due: list[Due], now: float, capacity: int) -> int:
         """Let each of these channels send what it may, as far as there is room. Return the last one looked at."""
         targets = await self._targets([each.lane for each in due])
         await self._cover_resolves(targets)
         wanted: list[WantedAlerts] = []
         last = due[0].lane
         for each in due:
-            if room <= 0:
+            if capacity <= 0:
                 break
             last = each.lane
             want = await self._want(each, targets[each.lane], now)
             if count := want.urgent + want.fresh + want.again:
                 wanted.append(want)
-                room -= count
+                capacity -= count
         if wanted:
             await self._claim_and_begin(wanted, targets, now)
         return last
@@ -226,9 +226,9 @@ class DeliveryRound:
             self._begin_digest(digest, channel, wanted.which)
         return digest is not None
 
-    async def _send_stored_digests(self, skip: list[int], room: int, *, first: bool) -> None:
+    async def _send_stored_digests(self, skip: list[int], capacity: int, *, first: bool) -> None:
         """Send digests again, or for the first time after a crash. `first`: those before which nothing else goes."""
-        for digest in await self._outbox.claim_digests(skip, room, self._lease_s(), first=first):
+        for digest in await self._outbox.claim_digests(skip, capacity, self._lease_s(), first=first):
             target = (await self._targets([digest.lane]))[digest.lane]
             if not digest.expired and isinstance(target.channel, Channel):
                 self._begin_digest(digest, target.channel)

@@ -60,14 +60,14 @@ class OutboundWatchdog(Service):
         self._last = self._watermark()
         while True:
             await asyncio.sleep(self._every_s)  # first, so that a server that dies at each start sends none
-            doubt = await self._doubt()
-            if doubt is None:
+            reason = await self._reason_to_withhold()
+            if reason is None:
                 await self._send()
             elif self._watermark() is not None:
                 self.withheld += 1
-                log.warning("watchdog.ping_withheld", reason=doubt)
+                log.warning("watchdog.ping_withheld", reason=reason)
 
-    async def _doubt(self) -> str | None:
+    async def _reason_to_withhold(self) -> str | None:
         watermark, before = self._watermark(), self._last
         self._last = watermark
         if watermark is None:

@@ -121,7 +121,7 @@ class EmbeddedPostgres(Service):
         except BaseException:
             self._unlock()
             raise
-        self.spawn(forever(self._look_after, LOOK_EVERY_S), "restart if it died")
+        self.spawn(forever(self._restart_if_down, LOOK_EVERY_S), "restart if it died")
 
     async def stop(self) -> None:
         """Ends it with a checkpoint; where that takes too long, without: nothing committed is lost either way."""
@@ -133,7 +133,7 @@ class EmbeddedPostgres(Service):
             self._cluster.tidy()
         self._unlock()
 
-    async def _look_after(self) -> None:
+    async def _restart_if_down(self) -> None:
         self._reap()
         if self._cluster is not None and self._cluster.pid() is None:
             log.error("postgres.restarting", output=self._cluster.log_tail())

@@ -226,7 +226,7 @@ async def _usual(connection: Connection, alerts: Sequence[tuple[Decision, Alert]
     return {row["monitor_id"]: row for row in rows if row["count"] >= USUAL_RUNS_MIN}
 
 
-def _say_usual(row: asyncpg.Record, facts: AlertPayload[Micros], started_at: Micros) -> str:
+def _usual_text(row: asyncpg.Record, facts: AlertPayload[Micros], started_at: Micros) -> str:
     elapsed = (facts.get("run_finished_at") or facts["decided_at"]) - started_at
     return reasons.usual(round(row["median"] * SECOND), round(row["p95"] * SECOND), row["count"], elapsed)
 
@@ -242,7 +242,7 @@ def _alerts(
         facts = cast(AlertPayload[str], _with_times(alert.facts))
         facts["project"] = project_slugs.get(d.project_id)
         if d.monitor_id in usual and (started_at := alert.facts.get("run_started_at")):
-            facts["usual"] = _say_usual(usual[d.monitor_id], alert.facts, started_at)
+            facts["usual"] = _usual_text(usual[d.monitor_id], alert.facts, started_at)
         text = _json(facts)
         told_to = (None,) if alert.kind == AlertKind.RESOLVED else channels_of(d.project_id, alert.channels)
         for channel_id in told_to:

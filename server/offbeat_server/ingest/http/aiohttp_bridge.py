@@ -124,11 +124,11 @@ def response_of(answer: HttpAnswer) -> web.Response:
 def _logger() -> logging.Logger:
     """aiohttp's log without the requests that are no HTTP: a scanner's mistakes are not our errors."""
     logger = logging.getLogger("offbeat.http")
-    logger.addFilter(_is_ours)
+    logger.addFilter(_is_server_error)
     return logger
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
+def _is_server_error(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 

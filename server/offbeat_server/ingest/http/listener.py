@@ -91,7 +91,7 @@ class FastListener(Service):
                 self._made, self._settings.host, self._settings.port, backlog=BACKLOG, reuse_address=True
             )
         self.port = int(self._listening.sockets[0].getsockname()[1])
-        self.spawn(self._keep_time(), "clock")
+        self.spawn(self._tick_forever(), "clock")
 
     async def stop(self) -> None:
         """Accept no connection, answer the requests that have arrived, close the rest."""
@@ -139,7 +139,7 @@ class FastListener(Service):
     def _made(self) -> HttpConnection:
         return HttpConnection(self._context)
 
-    async def _keep_time(self) -> None:
+    async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self._tick()

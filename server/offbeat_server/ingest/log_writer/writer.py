@@ -155,10 +155,10 @@ class LogWriter(Service):
                 await self._append()
                 await self._end()
             except FencedError as error:
-                self._start_anew("database", str(error))
+                self._replace_writer("database", str(error))
             except ClockJump as jump:
                 self._jumped = True
-                self._start_anew("clock", str(jump))
+                self._replace_writer("clock", str(jump))
             except OffbeatError as error:
                 self._lose_connection(error)
                 await asyncio.sleep(self._pause_s())
@@ -196,7 +196,7 @@ class LogWriter(Service):
         if standing is None:
             self.id = 0  # the log may have given it to another process
         if self._registered.is_set():
-            self._start_anew("database", "its last pings are missing in the log")
+            self._replace_writer("database", "its last pings are missing in the log")
 
     async def _register(self) -> None:
         assert self._log is not None
@@ -222,7 +222,7 @@ class LogWriter(Service):
         if latest - database > JUMP_MAX:
             # The other writer has registered since, by a clock that jumped: follow it, over time without any writer.
             self.refused_pings.add_silence("clock", latest - database)
-        self._alive()
+        self._note_answer()
         self._sampled_s = self._moved_s
         self.backlog.open(writer)
         if self._stopping:
@@ -259,7 +259,7 @@ class LogWriter(Service):
         took_s = monotonic() - handed_s
         self.backlog.pop_committed()
         self.through, self._confirmed_seq = batch.entries[-1].at, batch.entries[-1].seq
-        self._alive()
+        self._note_answer()
         self._committed.add(self.id, batch.entries, self.through)
         if self.backlog.pings >= FEW_PINGS:
             # Later: first the next batch is handed over, and Postgres works while we answer this one. To write the
@@ -305,7 +305,7 @@ class LogWriter(Service):
         database = await self._ask(self._log.pulse(self.id, through))
         after = self._clock.local()
         self.through = through
-        self._alive()
+        self._note_answer()
         self._sampled_s = self._moved_s
         self._committed.add(self.id, [], through)
         self._clock.sample(before, database, after)
@@ -437,8 +437,8 @@ class LogWriter(Service):
             log.warning("writer.process_stalled", seconds=round(stalled_s, 1))
             self.refused_pings.add_silence("stalled", round(stalled_s * SECOND))
 
-    def _alive(self) -> None:
-        """Postgres has just answered that our word stands."""
+    def _note_answer(self) -> None:
+        """Postgres has just confirmed that this writer may still write."""
         self._answered_s = self._moved_s = monotonic()
         if self._failures:
             log.info("writer.database_up", pings_pending=self.backlog.pings)
@@ -446,7 +446,7 @@ class LogWriter(Service):
         if not (self.backlog.accepting or self._stopping) and self._registered.is_set():
             self.backlog.reopen()
 
-    def _start_anew(self, reason: str, why: str) -> None:
+    def _replace_writer(self, reason: str, why: str) -> None:
         log.warning("writer.replaced", writer=self.id, reason=why, pings_dropped=self.backlog.pings)
         self.backlog.close(reason)
         self.backlog.drop(reason)

@@ -234,7 +234,7 @@ def _undeclared(body: bytes) -> Iterable[tuple[str, Any]] | Rejection | None:
     try:
         sent = read_object(body)
     except NotJson:
-        return _doubt(body)
+        return _text_refusal(body)
     return _object(sent if isinstance(sent, dict) else {"": sent})
 
 
@@ -255,9 +255,9 @@ def _form(body: bytes) -> list[tuple[str, Any]] | Rejection | None:
     text = text.strip("&")
     pieces = [piece.partition("=") for piece in text.split("&", FORM_FIELDS_MAX)]
     if len(pieces) > FORM_FIELDS_MAX or not all(equals and _is_name(name) for name, equals, _ in pieces):
-        return _doubt(body)
+        return _text_refusal(body)
     if len(pieces) == 1 and _is_list_of_pairs(*pieces[0]):
-        return _doubt(body)
+        return _text_refusal(body)
     pairs: list[tuple[str, Any]] = list(read_pairs(text))
     fields = [field_of(name) for name, _ in pairs]
     if None not in fields:
@@ -280,7 +280,7 @@ def _is_list_of_pairs(name: str, _: str, value: str) -> bool:
     return field_of(name) != "status" or read_word(parts[0]) in (None, "success")
 
 
-def _doubt(body: bytes) -> Rejection | None:
+def _text_refusal(body: bytes) -> Rejection | None:
     """Why a text is not taken for the message of a success: it is in no format that we read, and says a failure."""
     text = body[:TEXT_LOOKED_AT_BYTES].decode("utf-8", "replace")
     if "%" in text and not text.isspace() and len(text.split(None, 1)) == 1:  # as `--data-urlencode` sends all of it

@@ -270,7 +270,7 @@ class _Reader:
         if field not in OUTCOMES and isinstance(value, dict | list):
             self._unknown[name] = value  # it may name a failure
         if (signal := _flag_of(field, name, value)) is not None:
-            self._say(name, signal, is_ended(name))
+            self._add_signal(name, signal, is_ended(name))
         elif field in (None, "done") and is_denied(name, value):
             self._deny(field, name)
         elif field is None:
@@ -292,7 +292,7 @@ class _Reader:
             if changed is not None:
                 self._notes.append(PingNote(field, changed, changed=True))
 
-    def _say(self, name: str, signal: Signal, only_ended: bool = False) -> None:
+    def _add_signal(self, name: str, signal: Signal, only_ended: bool = False) -> None:
         self._signals.append((name, signal))
         self._only_ended &= only_ended and signal == "success"
 
@@ -300,7 +300,7 @@ class _Reader:
         if is_ended(name):
             self._unended.append(PingNote(field or "status", f"{name} only says that the job has not ended yet"))
         elif bare_name(name) in HEALTH_WORDS:
-            self._say(name, "fail")
+            self._add_signal(name, "fail")
         else:
             self._denied.append(name)
 
@@ -309,7 +309,7 @@ class _Reader:
         under_way = next(((name, signal) for name, signal in self._signals if signal in ("start", "progress")), None)
         for name in self._denied:
             if under_way is None:
-                self._say(name, "fail")
+                self._add_signal(name, "fail")
             else:
                 self._notes.append(PingNote("success", f"{name} says no, but {under_way[0]} says {under_way[1]}"))
 
@@ -318,7 +318,7 @@ class _Reader:
         path = self._path
         self._settle_denied()
         if path is None and not self._signals and self._exit is None and self._error is None:
-            refusal = self._doubt()
+            refusal = self._refusal()
             if refusal is not None:
                 return refusal
         signal, source = self._decide()
@@ -351,7 +351,7 @@ class _Reader:
             if signal is None and isinstance(value, str) and (ended := read_exit(value)) is not None and ended.message:
                 signal = ended.signal  # systemd's word
             if signal is not None:
-                self._say(name, signal, is_ended(value))
+                self._add_signal(name, signal, is_ended(value))
             elif isinstance(value, dict | list) and name.lower() not in _SIGNAL_NAMES:  # what a job returns, maybe
                 self._unknown[name] = value
             else:
@@ -367,7 +367,7 @@ class _Reader:
             if flag is None:
                 self._unread.append(PingNote("success", f"{name} must be true or false, not {shown(value)}"))
             elif flag:
-                self._say(name, "success")
+                self._add_signal(name, "success")
             else:
                 self._denied.append(name)
         elif field == "failed":
@@ -381,7 +381,7 @@ class _Reader:
                 PingNote("code", f"{name} {shown(value)} may be an exit code or not: send exit_code or status")
             )
 
-    def _doubt(self) -> Rejection | None:
+    def _refusal(self) -> Rejection | None:
         """Why this cannot be taken for a success, where nothing that was read says so."""
         if self._unread:
             return Rejection(400, self._unread[0].reason)

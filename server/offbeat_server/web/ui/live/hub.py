@@ -114,7 +114,7 @@ class LiveHub(Service):
 
     async def start(self) -> None:
         """Begin to ask."""
-        self.spawn(forever(self._look, EVERY_S), "look")
+        self.spawn(forever(self._poll, EVERY_S), "look")
 
     async def stop(self) -> None:
         """Close all streams."""
@@ -171,20 +171,20 @@ class LiveHub(Service):
 
     # ---------------------------------------------------------------- looking
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         if not self._streams:
             self._wake.clear()
             await self._wake.wait()
         try:
             with database_trouble():
-                await self._look_at_all()
+                await self._refresh_all()
         except DatabaseDownError as error:
             log.debug("hub.read_failed", error=str(error))
             for stream in list(self._streams):
                 stream.send(_event("trouble", {}))
 
-    async def _look_at_all(self) -> None:
-        await self._send_away_who_is_signed_out()
+    async def _refresh_all(self) -> None:
+        await self._close_signed_out()
         watched: dict[str, set[TopicKey]] = {}
         for stream in self._streams:
             for topic in stream.shown:
@@ -194,9 +194,9 @@ class LiveHub(Service):
             keys = watched.get(name, set())
             kind.keep(keys)
             if keys:
-                await self._look_at(name, kind, sorted(keys, key=str)[:TOPICS_MAX], now)
+                await self._refresh(name, kind, sorted(keys, key=str)[:TOPICS_MAX], now)
 
-    async def _send_away_who_is_signed_out(self) -> None:
+    async def _close_signed_out(self) -> None:
         streams = list(self._streams)
         living = await self._living({stream.session_id for stream in streams})
         for stream in streams:
@@ -205,7 +205,7 @@ class LiveHub(Service):
                 stream.send(_event("signed-out", {}))
                 stream.end()
 
-    async def _look_at(self, name: str, kind: TopicKind, keys: list[TopicKey], now: Micros) -> None:
+    async def _refresh(self, name: str, kind: TopicKind, keys: list[TopicKey], now: Micros) -> None:
         versions = await kind.versions(keys, now)
         behind = {
             topic.key
