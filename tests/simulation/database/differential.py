@@ -124,7 +124,7 @@ class Both:
 
     def __init__(self, simulated: Side, real: Side, tables: Recorded, control: asyncpg.Connection) -> None:
         self.simulated, self.real, self.tables, self._control = simulated, real, tables, control
-        world: Any = SimpleNamespace(tables=tables, effective=SimpleNamespace(made=lambda change: None, unsettled={}))
+        world: Any = SimpleNamespace(tables=tables, effective=SimpleNamespace(record=lambda change: None, unsettled={}))
         world.rng = Random(0)
         self.people = People(world)
 
