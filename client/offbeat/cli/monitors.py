@@ -20,7 +20,8 @@ from offbeat.cli.client import (
 
 # As the server has them; a test compares both.
 STATUSES = ("down", "late", "unknown", "up", "new", "unwatched", "paused")
-_COMPUTED = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created_at", "updated_at")
+# Fields that `show` leaves out: computed ones, and `strict`, the former name of `count_outages`.
+_LEFT_OUT = ("warnings", "alerts_to", "keys", "slug", "project", "rev", "created_at", "updated_at", "strict")
 
 
 @click.group("monitors", invoke_without_command=True)
@@ -110,7 +111,7 @@ def _show(monitor: dict[str, Any], as_json: bool) -> None:
         write_json(monitor)
         return
     rows = [(name, status_text(value) if name == "status" else _value_text(value)) for name, value in monitor.items()]
-    write_table((monitor["slug"], ""), (row for row in rows if row[0] not in _COMPUTED and row[1] != ""), "")
+    write_table((monitor["slug"], ""), (row for row in rows if row[0] not in _LEFT_OUT and row[1] != ""), "")
     for key in monitor["keys"]:
         bound = " ".join(part for part in (key["signal"], key["stage"]) if part) or "any signal"
         say(f"key for {bound}: {key['ping_url'] or '(hidden)'}")

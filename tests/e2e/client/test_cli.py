@@ -66,7 +66,7 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
         assert (await server.api("PUT", "/api/v1/channels/ops", hook)).status == 201
         body = {"every": "1h", "tags": ["db"], "name": "The backup"}
         key = (await server.api("PUT", "/api/v1/monitors/backup", body)).body["key"]
-        await server.api("PUT", "/api/v1/monitors/other", {"every": "1h"})
+        await server.api("PUT", "/api/v1/monitors/other", {"every": "1h", "count_outages": True})
 
         assert (await offbeat("ping", key, "start", "--run", "r1", url=server.url)).code == 0
         assert (await offbeat("ping", key, "3", "--run", "r1", "--message", "no space", url=server.url)).code == 0
@@ -91,6 +91,8 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
         assert [m["slug"] for m in down] == ["backup"]
         shown = (await offbeat("monitors", "show", "backup", url=server.url)).out
         assert "The backup" in shown and f"/api/v1/heartbeat/{key}" in shown
+        shown = (await offbeat("monitors", "show", "other", url=server.url)).out
+        assert re.search(r"^count_outages +True", shown, re.MULTILINE) and "strict" not in shown, "its former name"
         assert (await offbeat("monitors", "show", "nobody", url=server.url)).code == 1
 
         runs = (await offbeat("runs", "backup", "--json", url=server.url)).json
