@@ -120,6 +120,16 @@ async def test_signing_in_and_out(server: Server, database: asyncpg.Connection, 
         assert answer.status == 303, "a session ends with the key that it stands on"
 
 
+async def test_the_page_of_alerts_has_a_filter_by_state(server: Server) -> None:
+    async with Visitor(server) as me:
+        await me.sign_in()
+        for name in ("collapsed", "cancelled"):  # the second is a further name of the first
+            status, page, _ = await me.get(f"/alerts?state={name}")
+            assert status == 200 and "<option selected>collapsed</option>" in page
+        assert (await me.get("/alerts?state=superseded"))[0] == 404
+        assert "<option selected>" not in (await me.get("/alerts"))[1]
+
+
 @pytest.mark.quick
 async def test_every_answer_is_guarded(server: Server) -> None:
     async with Visitor(server) as me:

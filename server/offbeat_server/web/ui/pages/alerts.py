@@ -16,9 +16,11 @@ LIST_MAX = 100
 
 async def alerts_page(visit: Visit) -> web.StreamResponse:
     """Alerts, the newest first."""
-    state = visit.query_param("state")
-    if state and state not in set(AlertState):
-        raise ApiError(404, "There is no such state.")
+    text = visit.query_param("state")
+    try:
+        state = AlertState(text) if text else ""
+    except ValueError:
+        raise ApiError(404, "There is no such state.") from None
     project_id = await project_id_for_list(visit, visit.query_param("project") or None)
     states = [state] if state else None
     page = await ALERTS.page(
