@@ -47,8 +47,8 @@ def apply_command(
 
     FILE is YAML or JSON. Its parts `monitors`, `channels`, `windows` and `projects` are each a mapping from slug to
     fields, or a list of items with a `slug`. On a terminal, --prune shows what it would delete and asks. In channels
-    and keys, ${NAME} stands for an environment variable. In YAML, a key that is given twice is refused, and so are
-    24:00 and 0600 without quotes. Exit code 1: the server has refused the file, and the error names every wrong field.
+    and keys, ${NAME} stands for an environment variable. A key that is given twice is refused, and in YAML also 24:00
+    and 0600 without quotes. Exit code 1: the server has refused the file, and the error names every wrong field.
     """
     body: dict[str, Any] = {**read_config(file), "dry_run": dry_run, "prune": prune}
     if project is not None:
