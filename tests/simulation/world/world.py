@@ -115,7 +115,7 @@ class World:
                 settled = scheduler.evaluating and scheduler.engine.now > last and scheduler.config_changes.rev >= revs
                 if settled and not scheduler.engine.pending_count and not node.writer.backlog.pings:
                     return
-        self.wrong.append("nobody judges any more")
+        self.wrong.append("no process evaluates deadlines")
 
     async def _deliver(self) -> None:
         """Wait until every alert was sent."""

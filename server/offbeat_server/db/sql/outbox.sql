@@ -659,7 +659,7 @@ select d.id, d.lane, d.alerts, d.uid
       where m.digest_id = d.id and i.resolved_at is null)
 
 -- name: close_digest
--- The message that closes it waits in the lane like any other. Two couriers meet at digests_closes.
+-- The message that closes it waits in the lane like any other. Two dispatchers meet at digests_closes.
 insert into digests (project_id, channel_id, alerts, closes, kind, facts, body)
 select project_id, channel_id, alerts, id, 'over', $2::jsonb, $3 from digests where id = $1
 on conflict do nothing

@@ -47,7 +47,7 @@ def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None
         reason = reasons.never_pinged(definition, deadline)
     outage_time = 0 if definition.count_outages else state.outages.within(start, deadline)
     if _is_excused(state, m, outage_time, end - start):
-        # An interval begins again, a calendar continues with the next slot, not to one that is long past.
+        # An interval begins again, a calendar continues with the next slot, not with one that is long past.
         if m.last_ping_at is not None:
             m.due = due_from(definition, None, deadline)
         else:
