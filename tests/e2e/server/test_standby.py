@@ -7,6 +7,7 @@ import pytest
 
 from offbeat_server.common.errors import DatabaseDownError
 from offbeat_server.db.pool import connect, database_trouble
+from offbeat_server.ingest.log_writer.writer import LogWriter
 from tests.support.harness import HANG_S, eventually
 from tests.support.postgres.link import Link
 from tests.support.postgres.standby import Pair
@@ -36,9 +37,11 @@ async def _crash(pair: Pair, link: Link) -> None:
 def _write_only_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the writer commit nothing that would wait for the standby in place of the pings.
 
-    That is a pulse, and the report of an outage after a slow commit or a stall of the process, as on a busy machine.
+    That is a pulse, in time or for a deadline of the scheduler, and the report of an outage after a slow commit or a
+    stall of the process, as on a busy machine.
     """
-    for name in ("PULSE_S", "SLOW_S", "STALL_S"):
+    monkeypatch.setattr(LogWriter, "_pulse_in_s", lambda writer: 3600.0)
+    for name in ("SLOW_S", "STALL_S"):
         monkeypatch.setattr(f"offbeat_server.ingest.log_writer.writer.{name}", 3600.0)
 
 

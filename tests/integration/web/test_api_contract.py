@@ -338,6 +338,8 @@ async def test_fuzzed_requests_get_answers_that_fit_the_document(database_url: s
             def one(case: Any) -> None:
                 response = case.call(base_url=base_url, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
                 assert response.status_code < 500, (case.as_curl_command(), response.text)
+                promised, content = response.headers.get("content-length"), response.content
+                assert promised is None or int(promised[0]) == len(content), (promised, content[-100:])
                 if len(response.request.url or "") > LINE_BYTES_MAX:
                     return  # refused by the parser of HTTP, before there is an API
                 case.validate_response(response, checks=CHECKS)
