@@ -1,14 +1,16 @@
 """Chat and paging services: the request that each documents, within its limits (sources: the kinds' docstrings)."""
 
+import asyncio
 import re
 from html import unescape
 from typing import Any
 
 import pytest
+import requests
 
 from offbeat_server.notify.channel import Message
 from tests.support.channels import AT, digest, long_message, message, over, refusal, send
-from tests.support.harness import Behaviour, Received, Receiver
+from tests.support.harness import HANG_S, Behaviour, Received, Receiver
 
 MESSAGES = {
     "opened": message(),
@@ -219,6 +221,9 @@ async def test_apprise() -> None:
         assert not error.permanent and len(receiver.requests) == 1, "the guard holds for it too"
         receiver.behaviour = Behaviour(status=500)
         assert "could not deliver" in str(await refusal("apprise", {"urls": [url]}, message()))
+        # Only the threads of apprise read no more than the first part of an answer.
+        receiver.behaviour = Behaviour(body=b"x" * 200_000)
+        assert len((await asyncio.to_thread(requests.get, receiver.url, timeout=HANG_S)).content) == 200_000
     assert (await refusal("apprise", {"urls": ["discord://x"]}, message())).permanent, "not an address of discord"
 
 

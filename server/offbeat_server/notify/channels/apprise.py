@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field
 from offbeat_server.notify.channel import Channel, Message
 from offbeat_server.notify.transport.delivery import DeliveryError
 from offbeat_server.notify.transport.http_client import REPLY_BYTES_MAX, Transport
+from offbeat_server.notify.transport.thread_pool import is_guarded
 
 _TYPES = {"🔴": "failure", "🟠": "warning", "🟢": "success", "🔵": "info"}
 # Services that speak HTTP to another host. Not among them: what acts on the server's own machine (syslog, dbus, gio),
@@ -112,12 +113,18 @@ def _notify(urls: tuple[str, ...], content: dict[str, str]) -> bool:
 
 @cache
 def _bound_answers() -> None:
-    """Requests reads an answer whole before anybody has asked for it, be it ten gigabytes or what unpacks to that."""
+    """Requests reads an answer whole before anybody has asked for it, be it ten gigabytes or what unpacks to that.
+
+    Only in the guarded threads: other code of the process that uses requests gets its answers whole.
+    """
     import requests
 
     unbounded = requests.Response.iter_content
 
     def first(self: Any, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:
+        if not is_guarded():
+            yield from unbounded(self, chunk_size, decode_unicode)
+            return
         left = REPLY_BYTES_MAX
         for chunk in unbounded(self, chunk_size, decode_unicode):
             yield chunk[:left]

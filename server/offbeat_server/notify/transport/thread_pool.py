@@ -58,6 +58,11 @@ class GuardedThreads:
             future.exception()  # after a time-out no other code reads it
 
 
+def is_guarded() -> bool:
+    """Whether the caller runs in such a thread."""
+    return _guard.get() is not None
+
+
 def _guarded(guard: Guard, work: Callable[..., Any], *arguments: Any) -> Any:
     context = copy_context()
     context.run(_guard.set, guard)
