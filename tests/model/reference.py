@@ -660,6 +660,13 @@ class Model:
                 incident.causes[incident.causes.index(held)] = cause
             else:
                 incident.causes.append(cause)
+            if (
+                incident.notified
+                and run is not None
+                and cause.kind == "failed"
+                and self._is_confirmed(m, incident, run)
+            ):
+                incident.notified_rank = RANK["failed"]
             if incident.notified and self._is_news(incident, cause):
                 worse = RANK[cause.kind] > incident.notified_rank
                 wait = 60 * S if cause.shortfall > 2 * incident.notified_shortfall else 600 * S
@@ -757,6 +764,17 @@ class Model:
     def _is_news(self, incident: Incident, cause: Cause) -> bool:
         another_run = cause.number > 0 and cause.number not in incident.notified_runs
         return RANK[cause.kind] > incident.notified_rank or another_run or cause.shortfall > incident.notified_shortfall
+
+    def _is_confirmed(self, m: Monitor, incident: Incident, run: Run) -> bool:
+        """Whether the `fail` of a run only repeats what the alerts have said about its stages and tasks."""
+        seen = see(run)
+        alerted = {
+            (cause.kind, cause.of)
+            for cause in incident.causes
+            if cause.number == run.number and cause.met_at <= incident.notified_at
+        }
+        why = failing(m.d, seen)
+        return bool(why) and why <= alerted and all(stage.status != "running" for stage in seen.stages.values())
 
     def _notify_if_due(self, m: Monitor) -> None:
         incident = m.incident

@@ -610,6 +610,12 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "linked monitors are written apart": (EngineState, "_together", lambda state, monitor_id: [monitor_id]),
     "another run is alerted at once": (notifications, "NOTIFY_AGAIN_MIN", 0),
     "a greater loss is alerted late": (notifications, "NOTIFY_DOUBLED_MIN", 600 * SECOND),
+    "a run that fails after its stage is worse": (notifications, "_says_why_it_fails", lambda incident, run: False),
+    "a stage explains every failure of its run": (
+        notifications,
+        "_says_why_it_fails",
+        lambda incident, run: bool(run.faults),
+    ),
     "outages are ignored": (OutageIntervals, "shift", lambda intervals, start, deadline: deadline),
     "three are excused in a row": (deadlines, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),

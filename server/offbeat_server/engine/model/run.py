@@ -335,9 +335,14 @@ class Run:
         return detail
 
     @property
+    def running_stages(self) -> list[str]:
+        """The names of the stages that are running."""
+        return [name for name, seen in self.stages.items() if seen.status is _RUNNING]
+
+    @property
     def current_work(self) -> str | None:
         """The stage that is running, if it is the only one."""
-        running = [name for name, seen in self.stages.items() if seen.status is _RUNNING]
+        running = self.running_stages
         return running[0] if len(running) == 1 else None
 
     def _ended_by_tasks(self, name: str, defined: Tasks | None) -> bool:

@@ -53,7 +53,7 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
             del incident.causes[oldest.key]
         incident.drop_evidence()
         if incident.announced:
-            notifications.schedule_worse(state, m, incident, cause)
+            notifications.schedule_worse(state, m, incident, cause, run)
     state.update_status(m)
     state.record_incident(m, incident)
     notifications.notify_if_due(state, m)

@@ -12,7 +12,7 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import Alert
 from offbeat_server.engine.engine_state import RELEASES, EngineState, OnMonitorError
 from offbeat_server.engine.model.alert_payload import AlertPayload
-from offbeat_server.engine.model.enums import AlertKind, Resolution, Status, Verdict
+from offbeat_server.engine.model.enums import AlertKind, CauseKind, Resolution, Status, Verdict
 from offbeat_server.engine.model.monitor import RANKS, Cause, Incident, Monitor
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.model.run_detail import RunEvidence
@@ -73,8 +73,10 @@ def notify_if_due(state: EngineState, m: Monitor) -> None:
     state.record_incident(m, incident)
 
 
-def schedule_worse(state: EngineState, m: Monitor, incident: Incident, cause: Cause) -> None:
-    """A further cause of an incident that people know of."""
+def schedule_worse(state: EngineState, m: Monitor, incident: Incident, cause: Cause, run: Run | None) -> None:
+    """Plan the alert about a further cause, of `run`, in an incident whose *opened* was issued."""
+    if cause.kind == CauseKind.FAILED and run is not None and _says_why_it_fails(incident, run):
+        incident.notified_rank = RANKS[CauseKind.FAILED]
     if not _is_news(incident, cause):
         return
     at = state.now
@@ -152,6 +154,15 @@ def repair(state: EngineState, m: Monitor) -> None:
 def _is_news(incident: Incident, cause: Cause) -> bool:
     another_run = cause.number > 0 and cause.number not in incident.notified_runs
     return another_run or cause.shortfall > incident.notified_shortfall or RANKS[cause.kind] > incident.notified_rank
+
+
+def _says_why_it_fails(incident: Incident, run: Run) -> bool:
+    """Whether alerts have named each failed stage and group of tasks of a run that has no running stage (S13.7)."""
+    notified_at = incident.notified_at
+    if not run.faults or notified_at is None or run.running_stages:
+        return False
+    causes = [incident.causes.get((CauseKind(kind), run.number, stage)) for kind, stage in run.faults]
+    return all(cause is not None and cause.last_failed_at <= notified_at for cause in causes)
 
 
 def _notify(state: EngineState, m: Monitor, incident: Incident, kind: AlertKind, first: Cause | None) -> None:
