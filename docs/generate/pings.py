@@ -35,7 +35,7 @@ NATIVE = {
     "stage": "The stage of the run.",
     "task": "The task of the run or stage, or the member of a fleet.",
     "done": "A whole number from 0: progress. It may exceed `total`.",
-    "total": "A whole number from 0: the whole of `done`. Without `done`: the number of tasks.",
+    "total": "A whole number from 0: the whole of `done`. Without `done`: the number of tasks, 0 if there is nothing to do.",
     "duration": "The duration of the job: seconds, `1h30m`, `1,5`, `00:01:30` or `PT90S`.",
     "message": "Text. Any other JSON value is kept as JSON.",
 }

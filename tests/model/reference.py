@@ -122,10 +122,10 @@ class Group:
     outcomes: dict[str, bool | None] = field(default_factory=dict)
     counts: dict[str, Count] = field(default_factory=dict)
     stalled: set[str] = field(default_factory=set)
-    sent_total: int = 0
+    sent_total: int | None = None
 
-    def expected(self, tasks: Tasks | None) -> int:
-        return (tasks.expected if tasks else None) or self.sent_total
+    def expected(self, tasks: Tasks | None) -> int | None:
+        return tasks.expected if tasks and tasks.expected else self.sent_total
 
     @property
     def ended(self) -> int:
@@ -135,11 +135,12 @@ class Group:
         return sum(1 for outcome in self.outcomes.values() if outcome is False) > (tasks.tolerate if tasks else 0)
 
     def well(self, tasks: Tasks | None) -> bool:
-        return 0 < self.expected(tasks) <= self.ended and not self.too_many(tasks)
+        expected = self.expected(tasks)
+        return expected is not None and self.ended >= expected and not self.too_many(tasks)
 
     def outstanding(self, tasks: Tasks | None) -> bool:
         expected = self.expected(tasks)
-        return self.ended < expected if expected else any(outcome is None for outcome in self.outcomes.values())
+        return any(outcome is None for outcome in self.outcomes.values()) if expected is None else self.ended < expected
 
 
 @dataclass
@@ -886,6 +887,7 @@ class Model:
         if run is not None and ping.signal == "start":
             run.start_received = True
             self._note(run, ping)
+            self._decide_total(m, run, ping)
         elif run is not None:
             self._apply_end(m, ping)
         return False
@@ -943,13 +945,14 @@ class Model:
                 run.restarted = self.now
             run.start_received = True
             self._note(run, ping)
+            self._decide_total(m, run, ping)
             return False
         ended = self._ended(m, ping.run) if ping.run is not None else None
         if ended is not None and not ended.begun and self.now - (ended.ended or 0) <= 10 * S:
             ended.begun = True
             self._say(m, "start", ping.run)
             return False
-        self._open(m, ping)
+        self._decide_total(m, self._open(m, ping), ping)
         return True
 
     def _to_end(self, m: Monitor, ping: Ping) -> Run | None:
@@ -1015,10 +1018,11 @@ class Model:
         run = self._find(m, ping.run)
         if run is not None:
             self._note(run, ping)
+            self._decide_total(m, run, ping)
             return False
         if ping.signal == "log" or ping.run is None or self._ended(m, ping.run) is not None:
             return False
-        self._open(m, ping)
+        self._decide_total(m, self._open(m, ping), ping)
         return True
 
     def _open(self, m: Monitor, ping: Ping) -> Run:
@@ -1147,7 +1151,8 @@ class Model:
                 self._over(m, lambda c: c.key == ("stage", number, name))
         else:
             self._evaluate_task(m, run, seen, ping, name, was_failing)
-        if ping.signal in ("success", "skip", "fail"):
+        self._decide_total(m, run, ping)
+        if run.ended is None and ping.signal in ("success", "skip", "fail"):
             self._end_if_complete(m, run)
         return begins
 
@@ -1164,6 +1169,18 @@ class Model:
             self._over(m, lambda c: c.key == ("tasks", number, name))
             if name:
                 self._end_stage(m, run, name)
+
+    def _decide_total(self, m: Monitor, run: Run, ping: Ping) -> None:
+        """S10.12: a total is looked at when it comes, except that it does not undo the failure of a stage."""
+        if ping.total is None or ping.done is not None:
+            return
+        seen, name = see(run), ping.stage or ""
+        failed = name in seen.stages and seen.stages[name].status == "failed"
+        if name in seen.groups and seen.groups[name].well(tasks_of(m.d, name)) and not failed:
+            self._over(m, lambda c: c.key == ("tasks", run.number, name))
+            if name:
+                self._end_stage(m, run, name)
+        self._end_if_complete(m, run)
 
     def _end_stage(self, m: Monitor, run: Run, name: str) -> None:
         if see(run).stages[name].status not in ("done", "skipped"):

@@ -154,7 +154,7 @@ class PingAt:
         if c.maybe(4):
             said["done"] = c.of(1, 2, 3)
         if c.maybe(6):
-            said["total"] = c.of(2, 3, 1)
+            said["total"] = c.of(2, 3, 1, 0)
         if c.maybe(8):
             said["duration"] = c.of(10.0, 3.5)
         if c.maybe(8):
@@ -624,6 +624,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "an overtaken piece begins a run": (run_steps, "OVERTAKEN_MAX", 0),
     "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
     "a shorter stage is not looked at": (Definition, "stage_soonest", property(lambda definition: None)),
+    "a total decides nothing": (run_steps, "says_total", lambda ping: False),
     "a stage does not end": (fast_path, "_SIGNS_OF_LIFE", frozenset(("progress", "log", "success"))),
     "nobody is released": (notifications, "release_held", lambda state, m: None),
     "windows hold nothing back": (EngineState, "window_ends", lambda state, m, at: iter(())),

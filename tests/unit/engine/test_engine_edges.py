@@ -12,7 +12,8 @@ from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.enums import Status, Verdict
 from offbeat_server.engine.model.monitor import Monitor
-from offbeat_server.engine.model.ping import Signal
+from offbeat_server.engine.model.ping import Ping, Signal
+from offbeat_server.engine.model.run import STAGES_SEEN_MAX, Run
 from offbeat_server.engine.schedule.calendar import calendar
 from offbeat_server.engine.schedule.maintenance_windows import read_window
 from tests.support.engine import PROJECT, Scene
@@ -212,6 +213,34 @@ def test_the_run_says_how_many_tasks_there_are(scene: Scene) -> None:
     scene.ping(70, "success", run="r", task="3")
     scene.ping(71, "success", run="r", task="2")
     assert scene.runs()[1].verdict == "succeeded" and scene.status() == "up"
+
+
+def test_a_total_of_none_is_known_also_after_a_restart() -> None:
+    run = Run(1, "r", 1, 1)
+    for stage, total in (("empty", 0), ("two", 2)):
+        run.apply(1, Ping("start", "r", stage, total=total))
+    run.apply(1, Ping("start", "r", "unknown", "1"))
+    state = run.dump()
+    tasks = Run.load(state).tasks
+    assert {stage: group.expected for stage, group in tasks.items()} == {"empty": 0, "two": 2, "unknown": None}
+    assert {stage: group[0] for stage, group in state["t"]} == {"empty": 0, "two": 2, "unknown": 0}
+    del state["z"]  # as the program before writes it, which does not know a total of 0
+    assert Run.load(state).tasks["empty"].expected is None
+
+
+def test_the_row_of_a_run_without_tasks_says_so(scene: Scene) -> None:
+    scene.monitor()
+    scene.ping(0, "start", run="r", total=0)
+    tasks = scene.runs()[1].detail["tasks"]
+    assert (tasks["expected"], tasks["done"], tasks["missing_count"], tasks["missing"]) == (0, 0, 0, [])
+
+
+def test_totals_of_more_stages_than_are_kept_are_not_kept(scene: Scene) -> None:
+    scene.monitor()
+    for number in range(STAGES_SEEN_MAX + 1):
+        scene.ping(0, "progress", run="r", stage=str(number), total=5)
+    runs = scene.engine.monitors[1].runs
+    assert runs is not None and len(runs.open[1].tasks) == STAGES_SEEN_MAX
 
 
 def test_a_task_that_stands_still_is_named(scene: Scene) -> None:

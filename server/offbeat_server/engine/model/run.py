@@ -128,7 +128,7 @@ class Run:
         if ping.done is not None:
             if ping.task is None:
                 limits_changed |= self._apply_progress(at, ping.done, ping.total)
-        elif ping.total is not None:
+        elif says_total(ping) and (len(self.tasks) < STAGES_SEEN_MAX or (ping.stage or "") in self.tasks):
             self.group(ping.stage or "").expected = ping.total
             limits_changed = True
         return limits_changed
@@ -326,10 +326,10 @@ class Run:
             names = [*defined, *(name for name in self.stages if name not in defined)]
             detail["stages"] = [self._stage_detail(name, defined.get(name), names_max) for name in names]
         own = self.tasks.get("")
-        if definition.tasks is not None or (own is not None and own.by_name):
+        if definition.tasks is not None or (own is not None and (own.by_name or own.expected == 0)):
             detail["tasks"] = (own or TaskGroup()).show(definition.tasks, names_max)
         if self.count is not None:
-            detail["progress"] = self.count.show(own.expected or None if own is not None else None)
+            detail["progress"] = self.count.show(own.expected if own is not None else None)
             if self.verdict is not None:
                 detail["progress"]["eta"] = None  # it has ended
         return detail
@@ -401,6 +401,7 @@ class Run:
             "t": [[stage, group.dump()] for stage, group in self.tasks.items()] or None,
             "c": list(self.count) if self.count is not None else None,
             "b": sorted(self.broken) or None,
+            "z": [stage for stage, group in self.tasks.items() if group.expected == 0] or None,  # their total is 0
         }
         state.update((key, value) for key, value in optional.items() if value is not None)
         return state
@@ -419,9 +420,16 @@ class Run:
             for name, status, *instants in state.get("g", ())
         }
         run.tasks = {stage: TaskGroup.load(group) for stage, group in state.get("t", ())}
+        for stage in state.get("z", ()):
+            run.tasks[stage].expected = 0
         run.count = TaskCount(*state["c"]) if "c" in state else None
         run.broken = {(kind, stage) for kind, stage in state.get("b", ())}
         return run
+
+
+def says_total(ping: Ping) -> bool:
+    """Whether a ping says how many tasks there are: a `total` beside `done` is the end of a count."""
+    return ping.total is not None and ping.done is None
 
 
 def tasks_of(definition: Definition, stage: str) -> Tasks | None:

@@ -55,7 +55,7 @@ class TaskGroup:
         self.by_name: dict[str, bool | None] = {}
         self.failing: dict[str, None] = {}  # those that have failed, in that order
         self.done = 0
-        self.expected = 0  # what a ping said with `total`
+        self.expected: int | None = None  # what a ping said with `total`; None: nothing
         self.more = False  # there were more names than are kept
         self.counts: dict[str, TaskCount] | None = None  # of running tasks that count; first the one that moved last
         self.stalled: dict[str, None] | None = None  # those of them recorded as stalled
@@ -112,20 +112,21 @@ class TaskGroup:
         """How many have started and not ended."""
         return len(self.by_name) - self.ended
 
-    def expected_of(self, defined: Tasks | None) -> int:
-        """The expected number of tasks; 0 if it is unknown."""
-        return (defined.expected if defined is not None else None) or self.expected
+    def expected_of(self, defined: Tasks | None) -> int | None:
+        """The expected number of tasks; None if it is unknown."""
+        return self.expected if defined is None or defined.expected is None else defined.expected
 
     def outstanding(self, defined: Tasks | None) -> bool:
         """Whether a task is known not to have ended."""
         if self.more:
             return False  # unknown
-        return self.ended < (self.expected_of(defined) or len(self.by_name))
+        expected = self.expected_of(defined)
+        return self.ended < (len(self.by_name) if expected is None else expected)
 
     def complete(self, defined: Tasks | None) -> bool:
-        """Whether all expected tasks have ended, with no more failures than are tolerated."""
+        """Whether all expected tasks have ended, with no more failures than are tolerated. 0 of 0 have."""
         expected = self.expected_of(defined)
-        return 0 < expected <= self.ended and not self.more and not self.too_many_failed(defined)
+        return expected is not None and expected <= self.ended and not self.more and not self.too_many_failed(defined)
 
     def too_many_failed(self, defined: Tasks | None) -> bool:
         """Whether more have failed than are tolerated."""
@@ -142,12 +143,14 @@ class TaskGroup:
             self.stalled = {}
         self.stalled[name] = None
 
-    def missing(self, expected: int) -> Iterator[str]:
+    def missing(self, expected: int | None) -> Iterator[str]:
         """The names that have not ended: those that started, then the numbers 1 … expected without any ping.
 
         Names without a ping can only be guessed if the others are whole numbers.
         """
         yield from (name for name, state in self.by_name.items() if state is None)
+        if expected is None:
+            return
         unseen = expected - len(self.by_name)
         if unseen <= 0 or not all(name.isdecimal() and len(name) < 10 for name in self.by_name):
             return
@@ -160,12 +163,12 @@ class TaskGroup:
         """For the API and alerts, with at most this number of names of each kind."""
         expected = self.expected_of(defined)
         shown: TasksDetail[Micros] = {
-            "expected": expected or None,
+            "expected": expected,
             "started": len(self.by_name),
             "done": self.done,
             "failed": self.failed,
             "failed_names": list(islice(self.failing, names_max)),
-            "missing_count": max((expected or len(self.by_name)) - self.ended, 0),
+            "missing_count": max((len(self.by_name) if expected is None else expected) - self.ended, 0),
             "missing": list(islice(self.missing(expected), names_max)),
         }
         if self.counts:
@@ -173,19 +176,23 @@ class TaskGroup:
         return shown
 
     def dump(self) -> list[Any]:
-        """As JSON; order matters, so no objects: Postgres sorts their keys."""
+        """As JSON; order matters, so no objects: Postgres sorts their keys.
+
+        A total of 0 is the same as none here, which is all that the program before knows: see `Run.dump`.
+        """
         names: list[list[str]] = [[], [], list(self.failing)]
         for name, state in self.by_name.items():
             if state is not False:
                 names[1 if state else 0].append(name)
         counts = [[name, *count] for name, count in (self.counts or {}).items()]
-        return [self.expected, self.more, *names, counts, list(self.stalled or ())]
+        return [self.expected or 0, self.more, *names, counts, list(self.stalled or ())]
 
     @classmethod
     def load(cls, state: list[Any]) -> "TaskGroup":
         """From `dump`."""
         group = cls()
-        group.expected, group.more, started, done, failing, counts, stalled = state
+        expected, group.more, started, done, failing, counts, stalled = state
+        group.expected = expected or None
         group.by_name = {
             **dict.fromkeys(started, None),
             **dict.fromkeys(done, True),

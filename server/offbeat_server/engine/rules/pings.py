@@ -16,7 +16,7 @@ from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.definition_changes import resume
 from offbeat_server.engine.rules.fleets import apply_member_ping
 from offbeat_server.engine.rules.incidents import record_failure, record_success
-from offbeat_server.engine.rules.run_steps import apply_step_ping
+from offbeat_server.engine.rules.run_steps import apply_step_ping, apply_total
 from offbeat_server.engine.rules.runs import ANY_SUCCESS_DIALECTS, apply_run_ping, finish, open_run, revise, runs_of
 from offbeat_server.engine.rules.schedule_state import (
     apply_heartbeat,
@@ -91,6 +91,7 @@ def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> boo
             run.restarted_at = state.now
         if apply_run_ping(state, m, run, ping) or was_implicit:
             state.queue_run(m, run)
+        apply_total(state, m, run, ping)
         return False
     if again:
         return False
@@ -100,7 +101,7 @@ def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> boo
             runs.closed[ping.run] = ended._replace(begun=True)
             notify_followers(state, m, "start", ping.run)
             return False
-    open_run(state, m, ping)
+    apply_total(state, m, open_run(state, m, ping), ping)
     return True
 
 
@@ -191,10 +192,11 @@ def _apply_sign_of_life(state: EngineState, m: Monitor, ping: Ping) -> bool:
     if run is not None:
         if apply_run_ping(state, m, run, ping):
             state.queue_run(m, run)
+        apply_total(state, m, run, ping)
         return False
     if ping.signal == "log" or ping.run is None or (runs is not None and runs.ended(ping.run, state.now) is not None):
         return False
-    open_run(state, m, ping, implicit=True)
+    apply_total(state, m, open_run(state, m, ping, implicit=True), ping)
     return True
 
 

@@ -193,7 +193,8 @@ def _stands(count: TaskCount, limit: Limit, definition: Definition) -> str:
 def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:
     tasks = tasks_of(definition, limit.stage)
     group = run.tasks.get(limit.stage) or TaskGroup()
-    expected = group.expected_of(tasks) or len(group.by_name)
+    expected = group.expected_of(tasks)
+    expected = len(group.by_name) if expected is None else expected
     unended, started = expected - group.ended, group.running
     text = f"{group.done} of {plural(expected, 'task')} done by {by}, {group.failed} failed"
     text += f" ({tasks.tolerate} tolerated)" if tasks is not None and tasks.tolerate else ""

@@ -4,7 +4,7 @@ from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, StageStatus
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Ping
-from offbeat_server.engine.model.run import Run, tasks_of
+from offbeat_server.engine.model.run import Run, says_total, tasks_of
 from offbeat_server.engine.model.runs import LATE_START_MAX
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.incidents import clear, record_failure, update_reason
@@ -34,9 +34,22 @@ def apply_step_ping(state: EngineState, m: Monitor, ping: Ping) -> bool:
         _evaluate_task(state, m, run, ping)
     elif ping.stage is not None:
         _evaluate_stage(state, m, run, ping, ping.stage, before)
-    if ping.signal in _ENDS:
+    if says_total(ping):
+        apply_total(state, m, run, ping)
+    elif ping.signal in _ENDS:
         end_if_complete(state, m, run)
     return begins
+
+
+def apply_total(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None:
+    """A ping of an open run may have said how many tasks there are: no more than have ended, perhaps."""
+    if not says_total(ping):
+        return
+    stage = ping.stage or ""
+    seen = run.stages.get(stage)
+    if seen is None or seen.status is not StageStatus.FAILED:  # a number does not undo what the stage itself said
+        _end_group_if_complete(state, m, run, stage)
+    end_if_complete(state, m, run)
 
 
 def _is_of_an_ended_run(state: EngineState, m: Monitor, ping: Ping) -> bool:
@@ -85,10 +98,16 @@ def _evaluate_task(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None
         drop_fault(state, m, run, fault)
         if fault not in run.broken:
             clear(state, m, lambda key: key == (CauseKind.TASKS, run.number, stage))
-    if ping.signal in _ENDS and run.group_complete(m.definition, stage):
-        clear(state, m, lambda key: key == (CauseKind.TASKS, run.number, stage))
-        if stage:
-            end_stage(state, m, run, stage)
+    if ping.signal in _ENDS:
+        _end_group_if_complete(state, m, run, stage)
+
+
+def _end_group_if_complete(state: EngineState, m: Monitor, run: Run, stage: str) -> None:
+    if not run.group_complete(m.definition, stage):
+        return
+    clear(state, m, lambda key: key == (CauseKind.TASKS, run.number, stage))
+    if stage:
+        end_stage(state, m, run, stage)
 
 
 def end_stage(state: EngineState, m: Monitor, run: Run, stage: str) -> None:

@@ -281,7 +281,7 @@ def _tasks(facts: AlertFacts) -> str:
     tasks = _detail(facts).get("tasks")
     if not isinstance(tasks, Mapping):
         return ""
-    of = f" of {tasks['expected']}" if tasks.get("expected") else ""
+    of = f" of {tasks['expected']}" if tasks.get("expected") is not None else ""
     parts = [f"{tasks.get('done') or 0}{of} done"]
     for label, names in (("failed", tasks.get("failed_names")), ("missing", tasks.get("missing"))):
         if names:

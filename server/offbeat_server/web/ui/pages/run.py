@@ -77,7 +77,7 @@ def _groups(run: Run, definition: Definition) -> list[tuple[str, TaskGroup]]:
     """The groups of tasks that there are or should be, that of the run itself first."""
     expected = [""] if definition.tasks is not None else []
     expected += [stage.name for stage in definition.stages if stage.tasks is not None]
-    reported = [stage for stage, group in run.tasks.items() if group.by_name or group.expected]
+    reported = [stage for stage, group in run.tasks.items() if group.by_name or group.expected is not None]
     return [(stage, run.tasks.get(stage) or TaskGroup()) for stage in dict.fromkeys([*expected, *reported])]
 
 
@@ -86,7 +86,7 @@ def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
     if stage:
         tasks = next((each.tasks for each in definition.stages if each.name == stage), None)
     expected = group.expected_of(tasks)
-    names, states = _cells(group, expected)
+    names, states = _cells(group, expected or 0)
     columns = min(GRID_COLUMNS, max(len(states), 1))
     lines = -(-len(states) // columns)
     return TaskGrid(
@@ -98,7 +98,7 @@ def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
         lines * STEP,
         {look: draw_cells(states, letter, columns) for letter, look in _LETTERS.items()},
         group.show(tasks, NAMES_SHOWN),
-        max(expected, len(group.by_name)),
+        max(expected or 0, len(group.by_name)),
     )
 
 
