@@ -5,9 +5,12 @@ from typing import NamedTuple
 from docs.generate.markdown import number, table
 from offbeat import exec as client_exec
 from offbeat_server.config import Settings
+from offbeat_server.db.scheduler_store.decision_rows import COMMENTS_NAMED_MAX
 from offbeat_server.engine.model import definition, fleet, ping, run, runs
+from offbeat_server.engine.model.monitor import RUNS_COUNTED_MAX
 from offbeat_server.engine.rules import deadlines
 from offbeat_server.engine.rules import incidents as incident_rules
+from offbeat_server.engine.rules.notifications import RUNS_NAMED_MAX
 from offbeat_server.engine.schedule import calendar
 from offbeat_server.ingest import bulk, idempotency, key_index, ndjson, pipeline, provisioning
 from offbeat_server.ingest.http import bodies, connection, content_codings, request_head
@@ -16,6 +19,7 @@ from offbeat_server.ingest.protocols.parsing import message, parameters
 from offbeat_server.ingest.protocols.sentry import check_ins, envelope
 from offbeat_server.notify import channel_queue
 from offbeat_server.notify.channels import webhook
+from offbeat_server.notify.messages.message_builder import COMMENT_CHARS_MAX
 from offbeat_server.services import config_apply
 from offbeat_server.web.api import configuration, statistics
 from offbeat_server.web.framework import auth_throttle, routing
@@ -213,6 +217,16 @@ MONITORS = (
         "422 for a definition. Further stages of a run are in the log only",
     ),
     Limit("causes of an incident", str(incident_rules.CAUSES_MAX), "the oldest cause is no longer kept"),
+    Limit(
+        "runs of an incident",
+        str(RUNS_COUNTED_MAX),
+        f"later ones are not counted in *resolved*, which names the first {RUNS_NAMED_MAX}",
+    ),
+    Limit(
+        "comments in *resolved*",
+        f"the last {COMMENTS_NAMED_MAX}, {COMMENT_CHARS_MAX} characters each",
+        "the incident's page has all",
+    ),
     Limit(
         "occurrences in a row that an outage excuses",
         str(deadlines.EXCUSED_MAX),

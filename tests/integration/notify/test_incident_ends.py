@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from tests.e2e.web.test_pages_http import Visitor
+from tests.support.channels import assert_published
 from tests.support.harness import Behaviour, Receiver, Server, eventually
 
 
@@ -28,6 +29,15 @@ async def put(server: Server, path: str, body: dict[str, Any]) -> Any:
 
 async def ping(server: Server, monitor: dict[str, Any], *signals: str) -> None:
     lines = "".join(f'{{"key":"{monitor["key"]}","status":"{signal}"}}\n' for signal in signals)
+    async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
+        assert answer.status == 200
+
+
+async def ping_run(server: Server, monitor: dict[str, Any], *signals: str) -> None:
+    lines = ""
+    for each in signals:
+        signal, run = each.split()
+        lines += f'{{"key":"{monitor["key"]}","status":"{signal}","run":"{run}"}}\n'
     async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
         assert answer.status == 200
 
@@ -68,6 +78,27 @@ async def test_an_added_channel_gets_open_incidents_and_every_notified_channel_g
         assert received(receiver) == [(name, end) for name in names for end in ends]
         opened = next(r.json["data"] for r in receiver.requests if r.path == "/added")
         assert opened["monitor"] == "job" and opened["cause"] == "failed" and opened["reason"]
+
+
+async def test_the_recovery_names_all_runs_who_acknowledged_and_the_last_comments(server: Server) -> None:
+    async with Receiver() as receiver:
+        await put(server, "channels/hook", {"kind": "webhook", "url": receiver.url})
+        job = await put(server, "monitors/job", {})
+        await ping_run(server, job, "start monday", "start tuesday", "fail monday", "fail tuesday")
+        await receiver.wait_for(lambda r: r.json["type"] == "incident.opened")
+        (listed,) = (await server.api("GET", "/api/v1/incidents")).body["items"]
+        incident = f"/api/v1/incidents/{listed['id']}"
+        assert (await server.api("POST", f"{incident}/acknowledge", {"comment": "looking"})).status == 200
+        for text in ("first", f"the key is {job['key']}", "disk replaced"):
+            assert (await server.api("POST", f"{incident}/comments", {"comment": text})).status == 200
+        await ping_run(server, job, "success monday", "success tuesday")
+        resolved = (await receiver.wait_for(lambda r: r.json["type"] == "incident.resolved")).json["data"]
+    assert [run["run"] for run in resolved["runs"]] == ["monday", "tuesday"] and resolved["runs_count"] == 2
+    assert resolved["acknowledged_by"] == "admin" and resolved["acknowledged_at"]
+    assert resolved["comments_count"] == 4
+    assert [each["text"] for each in resolved["comments"]] == ["first", "the key is •••", "disk replaced"]
+    assert "Runs: monday, tuesday" in resolved["text"] and "admin: disk replaced" in resolved["text"]
+    assert_published({"type": "incident.resolved", "timestamp": resolved["decided_at"], "data": resolved})
 
 
 async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_gets_open_incidents(

@@ -8,9 +8,10 @@ import pytest
 from offbeat_server.common.instants import SECOND
 from offbeat_server.engine.decisions import Alert
 from offbeat_server.engine.model.definition import read_definition
-from offbeat_server.engine.model.monitor import Incident
+from offbeat_server.engine.model.monitor import RUNS_COUNTED_MAX, Incident
 from offbeat_server.engine.model.ping import Signal
 from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.notifications import RUNS_NAMED_MAX
 from tests.support.engine import Scene
 
 ETL = [{"name": "extract"}, {"name": "transform"}, {"name": "load"}]
@@ -104,6 +105,26 @@ def test_a_later_alert_still_has_the_output_also_after_a_restart(scene: Scene) -
     scene.tick("2h")
     facts = alert(scene).facts
     assert (facts["run"], facts["last_message"], facts["run_started_at"]) == ("t1", OUTPUT, scene.at(0))
+
+
+def test_the_end_of_an_incident_names_its_runs_also_after_a_restart(scene: Scene) -> None:
+    scene.monitor()
+    for number in range(RUNS_COUNTED_MAX + 2):
+        scene.ping(0, "fail", run=f"r{number}")
+    m = scene.engine.monitors[scene.ids["job"]]
+    assert m.incident is not None
+    m.incident = Incident.load(orjson.loads(orjson.dumps(m.incident.dump())))
+    scene.ping(1, "success")
+    facts = alert(scene, "resolved").facts
+    assert facts["runs_count"] == RUNS_COUNTED_MAX
+    assert facts["runs"] == [{"run": f"r{number}", "number": number + 1} for number in range(RUNS_NAMED_MAX)]
+
+
+def test_members_of_a_fleet_are_no_runs_of_its_incident(scene: Scene) -> None:
+    scene.monitor(members={"every": "1m"})
+    scene.ping(0, "fail", run="worker")
+    scene.ping(1, "success", run="worker")
+    assert "runs" not in alert(scene, "resolved").facts
 
 
 def test_the_output_of_a_sent_alert_is_not_kept(scene: Scene) -> None:

@@ -99,6 +99,41 @@ def test_a_resolution_says_how_long_it_lasted() -> None:
     assert "Last message" not in alert.text and "Was due" not in alert.text
 
 
+def test_a_resolution_says_who_acknowledged_what_people_wrote_and_which_runs_it_was_about() -> None:
+    alert = rendered(
+        "resolved",
+        acknowledged_at="2026-11-24T02:00:00Z",
+        acknowledged_by="anna",
+        comments=[{"by": "anna", "text": "disk is full"}, {"by": "admin", "text": "disk replaced"}],
+        comments_count=3,
+        runs=[{"run": "2026-11-22", "number": 40}, {"run": None, "number": 41}],
+        runs_count=12,
+    )
+    facts = dict(alert.fields)
+    assert facts["Acknowledged"] == "by anna at 2026-11-24 03:00:00 CET"
+    assert facts["Comments"] == "(1 more before)\nanna: disk is full\nadmin: disk replaced"
+    assert facts["Runs"] == "2026-11-22, number 41 and 10 more" and "Run" not in facts
+    assert "admin: disk replaced" in alert.html and "admin: disk replaced" in alert.text
+    one = dict(rendered("resolved", runs=[{"run": "42", "number": 40}], runs_count=1).fields)
+    assert one["Run"] == "42" and "Runs" not in one and "Comments" not in one and "Acknowledged" not in one
+    assert dict(rendered("resolved", runs=[], runs_count=100).fields)["Runs"].endswith("and at least 100 more")
+
+
+def test_long_comments_are_cut_after_secrets_are_removed_and_the_names_of_runs_are_bounded() -> None:
+    comments = [{"by": "n" * 500, "text": "x" * 289 + " KEY-OF-THE-MONITOR " + "y" * 2_000}] * 3
+    runs = [{"run": "r" * 200, "number": n} for n in range(10)]
+    facts: Any = {**FACTS, "comments": comments, "comments_count": 3, "runs": runs, "runs_count": 11}
+    row = DigestMember(
+        id=7, monitor_id=1, incident=12, kind="resolved", facts=facts, secrets=("KEY-OF-THE-MONITOR",), uid=UID
+    )
+    message = MessageBuilder("1", None).alert(row, "2026-11-24T03:05:00Z", "default")
+    texts = [each["text"] for each in message.facts["comments"]]
+    assert all(len(text) <= 300 and text.endswith(f"{HIDDEN} yyyyy…") for text in texts)
+    shown = dict(message.rendered.fields)
+    assert shown["Comments"].count(HIDDEN) == 3 and len(shown["Comments"]) <= 1_200
+    assert shown["Runs"].endswith(" and 1 more") and len(shown["Runs"]) <= 500
+
+
 @pytest.mark.parametrize(
     ("resolution", "how"),
     [

@@ -12,7 +12,7 @@ import orjson
 from offbeat_server.common import failpoints
 from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.common.errors import DatabaseDownError, RowRejectedError
-from offbeat_server.common.instants import SECOND, Micros, to_datetime
+from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.db.pool import Connection, describe
 from offbeat_server.db.repositories import definitions
 from offbeat_server.db.repositories.lease_row import Held, held_by
@@ -27,6 +27,7 @@ _CHANGES = load("changes")
 
 MEMBERS_AT_ONCE = 2_000  # some 4 ms
 USUAL_RUNS_MIN = 3  # fewer say nothing of what is usual
+COMMENTS_NAMED_MAX = 3  # in the alert about the end of an incident
 _BLAMES_A_ROW = ("22", "23", "54")  # classes of SQLSTATE: data, constraints, limits of the program
 
 E = TypeVar("E", bound=Effect)
@@ -153,7 +154,8 @@ async def _put_alerts(
     project_slugs: dict[int, str],
 ) -> None:
     """Write a row for each alert and channel. There is none if no channel wants it."""
-    columns = _alerts(alerts, channels_of, project_slugs, await _usual(connection, alerts))
+    usual, notes = await _usual(connection, alerts), await _notes(connection, alerts)
+    columns = _alerts(alerts, channels_of, project_slugs, usual, notes)
     if columns[0]:
         await connection.execute(_SQL["put_alerts"], *columns)
         failpoints.pass_by("outbox written")
@@ -231,11 +233,37 @@ def _usual_text(row: asyncpg.Record, facts: AlertPayload[Micros], started_at: Mi
     return reasons.usual(round(row["median"] * SECOND), round(row["p95"] * SECOND), row["count"], elapsed)
 
 
+async def _notes(
+    connection: Connection, alerts: Sequence[tuple[Decision, Alert]]
+) -> dict[tuple[int, int], AlertPayload[str]]:
+    """Acknowledgements and the last comments of the incidents that have ended; by monitor and number."""
+    ended = [(d.monitor_id, alert.incident) for d, alert in alerts if alert.kind == AlertKind.RESOLVED]
+    if not ended:
+        return {}
+    rows = await connection.fetch(_SQL["notes"], *map(list, zip(*ended, strict=True)), COMMENTS_NAMED_MAX)
+    return {(row["monitor_id"], row["number"]): _facts_of_notes(row) for row in rows}
+
+
+def _facts_of_notes(row: asyncpg.Record) -> AlertPayload[str]:
+    comments = zip(row["instants"] or (), row["actors"] or (), row["texts"] or (), strict=True)
+    return {
+        "acknowledged_at": _rfc3339(row["acknowledged_at"]),
+        "acknowledged_by": row["acknowledged_by"],
+        "comments": [{"at": _rfc3339(at) or "", "by": by, "text": text} for at, by, text in comments],
+        "comments_count": row["count"],
+    }
+
+
+def _rfc3339(at: datetime | None) -> str | None:
+    return to_rfc3339(to_micros(at)) if at is not None else None
+
+
 def _alerts(
     alerts: Sequence[tuple[Decision, Alert]],
     channels_of: ChannelsOf,
     project_slugs: dict[int, str],
     usual: dict[int, asyncpg.Record],
+    notes: dict[tuple[int, int], AlertPayload[str]],
 ) -> list[list[Any]]:
     columns: list[list[Any]] = [[], [], [], [], [], [], []]
     for d, alert in alerts:
@@ -243,6 +271,8 @@ def _alerts(
         facts["project"] = project_slugs.get(d.project_id)
         if d.monitor_id in usual and (started_at := alert.facts.get("run_started_at")):
             facts["usual"] = _usual_text(usual[d.monitor_id], alert.facts, started_at)
+        if alert.kind == AlertKind.RESOLVED:
+            facts |= notes.get((d.monitor_id, alert.incident), {})
         text = _json(facts)
         told_to = (None,) if alert.kind == AlertKind.RESOLVED else channels_of(d.project_id, alert.channels)
         for channel_id in told_to:

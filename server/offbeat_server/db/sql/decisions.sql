@@ -118,6 +118,22 @@ select m.id as monitor_id, count(r.duration)::integer as count,
     order by number desc limit 100) r
  group by m.id
 
+-- name: notes
+-- The acknowledgements of incidents (of monitors $1, with numbers $2) and their last $3 comments. The index changes_monitor narrows to the changes of one monitor.
+select i.monitor_id, i.number, i.acknowledged_at, i.acknowledged_by, c.count, c.instants, c.actors, c.texts
+  from unnest($1::integer[], $2::integer[]) as w (monitor_id, number)
+  join incidents i on i.monitor_id = w.monitor_id and i.number = w.number
+ cross join lateral (
+   select coalesce(max(n.nth), 0)::integer as count,
+          array_agg(n.at order by n.nth desc) filter (where n.nth <= $3) as instants,
+          array_agg(n.actor order by n.nth desc) filter (where n.nth <= $3) as actors,
+          array_agg(n.text order by n.nth desc) filter (where n.nth <= $3) as texts
+     from (select c.at, c.actor, c.after ->> 'comment' as text, row_number() over (order by c.rev desc) as nth
+             from changes c
+            where c.monitor_id = w.monitor_id and c.kind in ('acknowledge', 'resolve', 'comment')
+              and (c.after ->> 'incident')::integer = w.number and c.after ->> 'comment' is not null) n) c
+ where i.acknowledged_by is not null or c.count > 0
+
 -- name: put_operator_alert
 -- About Offbeat itself: to every default channel of the first project, or to the log where there is none.
 insert into alerts (project_id, channel_id, kind, facts, urgent)

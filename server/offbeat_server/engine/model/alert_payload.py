@@ -30,6 +30,21 @@ class CausePayload(TypedDict):
     stage: Annotated[str | None, field("The stage of the run. Null: the cause is about no stage.", "load")]
 
 
+class RunPayload(TypedDict):
+    """A run that was a cause of the incident."""
+
+    run: Annotated[str | None, field("The run id that the client sent. Null: it sent none.", "2026-11-23")]
+    number: Annotated[int | None, field("The number of the run. Null: it was awaited and never began.", 41)]
+
+
+class CommentPayload(TypedDict, Generic[At]):
+    """A comment on the incident, also one that was given when it was acknowledged or resolved manually."""
+
+    at: Annotated[At, field("When it was written.", "2026-11-24T02:10:00Z")]
+    by: Annotated[str, field("The person or key that wrote it.", "admin")]
+    text: Annotated[str, field("The text without secrets, on one line, at most 300 characters.", "disk replaced")]
+
+
 class FlappingPayload(TypedDict):
     """How often the monitor has gone down, and what Offbeat does about it."""
 
@@ -128,6 +143,31 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     flapping: Annotated[
         FlappingPayload, field("Present if the monitor has at least 5 incidents within an hour.", _FLAPPING)
     ]
+    runs: Annotated[
+        list[RunPayload],
+        field(
+            "The first 10 runs that were a cause of the incident, also those whose causes closed before it resolved. "
+            "Absent: no cause was about a run.",
+            [{"run": "2026-11-23", "number": 41}],
+        ),
+    ]
+    runs_count: Annotated[
+        int, field("The number of runs that were a cause. At most 100 are counted for each incident.", 2, "runs")
+    ]
+    acknowledged_at: Annotated[
+        At | None, field("When the incident was acknowledged. Null: it was not.", "2026-11-24T02:00:00Z")
+    ]
+    acknowledged_by: Annotated[
+        str | None, field("The person or key that acknowledged the incident. Null: it was not acknowledged.", "admin")
+    ]
+    comments: Annotated[
+        list[CommentPayload[At]],
+        field(
+            "The last 3 comments on the incident, the oldest first.",
+            [{"at": "2026-11-24T02:10:00Z", "by": "admin", "text": "disk replaced"}],
+        ),
+    ]
+    comments_count: Annotated[int, field("The number of comments on the incident.", 1, "comments")]
     channels: Annotated[list[str], field("The slugs of the channels at which alerts do not arrive.", ["oncall"])]
     by: Annotated[str, field("The person or key that asked for the test message.", "admin")]
     alerts: Annotated[int, field("The number of alerts in the digest.", 17, "alerts")]
@@ -164,7 +204,10 @@ CONTENT: dict[str, Content] = {
             *("stage", "causes", "opened_at", "resolved_at", "resolution", "decided_at", "due_at", "last_ping_at"),
             "expected",
         ),
-        ("held_back", "run_started_at", "run_finished_at", "last_message", "detail", "usual", "flapping"),
+        (
+            *("held_back", "run_started_at", "run_finished_at", "last_message", "detail", "usual", "flapping", "runs"),
+            *("runs_count", "acknowledged_at", "acknowledged_by", "comments", "comments_count"),
+        ),
     ),
     "OperatorAlert": Content(
         "An alert about Offbeat itself or about one of its channels.",

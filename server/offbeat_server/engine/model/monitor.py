@@ -33,6 +33,7 @@ RANKS = {
     CauseKind.HUNG: 6,
     CauseKind.FAILED: 7,
 }
+RUNS_COUNTED_MAX = 100  # of one incident
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 # Kind, run number (0: none), and the stage, awaited run or member if there is one.
@@ -122,6 +123,8 @@ class Incident:
     alert is due, or it waits for the end of the incident of `suppressed_by`, the monitor that explains this one.
     `held_by`: the slug of that monitor after its recovery, `held_until` the end of the wait then. `notified_at`: the
     last alert. `silent`: no ping came since the schedule was last missed, so nothing further is expected.
+    `runs`: the runs that ever were a cause, the first `RUNS_COUNTED_MAX`: their ids by their numbers. An awaited run
+    has no number, so its id is the key, too.
     """
 
     __slots__ = (
@@ -137,6 +140,7 @@ class Incident:
         "number",
         "opened_at",
         "ordinal",
+        "runs",
         "silent",
         "suppressed_by",
     )
@@ -155,6 +159,13 @@ class Incident:
         self.notified_rank = 0
         self.notified_shortfall = 0
         self.notified_runs: set[int] = set()
+        self.runs: dict[int | str, str | None] = {}
+
+    def count_run(self, cause: Cause) -> None:
+        """Note the run of a cause, if it is about one."""
+        run = cause.number or cause.run
+        if run and len(self.runs) < RUNS_COUNTED_MAX:
+            self.runs.setdefault(run, cause.run)
 
     @property
     def worst_first(self) -> list[Cause]:
@@ -182,6 +193,7 @@ class Incident:
             "h": [self.held_by, self.held_until or 0],
             "t": [self.notified_at or 0, self.notified_rank, *sorted(self.notified_runs)],
             **({"l": self.notified_shortfall} if self.notified_shortfall else {}),
+            **({"r": [[*each] for each in self.runs.items()]} if self.runs else {}),
         }
 
     def drop_evidence(self) -> None:
@@ -208,6 +220,7 @@ class Incident:
         notified_at, incident.notified_rank, *notified_runs = state["t"]
         incident.held_until, incident.notified_at = held_until or None, notified_at or None
         incident.notified_runs, incident.notified_shortfall = set(notified_runs), state.get("l", 0)
+        incident.runs = dict(state.get("r", ()))
         return incident
 
 

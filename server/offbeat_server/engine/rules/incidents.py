@@ -54,6 +54,8 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
         incident.drop_evidence()
         if incident.announced:
             notifications.schedule_worse(state, m, incident, cause, run)
+    if m.definition.members is None:  # of a fleet, `run` is a member
+        incident.count_run(cause)
     state.update_status(m)
     state.record_incident(m, incident)
     notifications.notify_if_due(state, m)

@@ -6,6 +6,7 @@ one depends on were evaluated for the same time; while one of them has an incide
 Snooze and maintenance windows hold back everything but the end.
 """
 
+from itertools import islice
 from typing import cast
 
 from offbeat_server.common.instants import SECOND, Micros
@@ -21,6 +22,8 @@ from offbeat_server.engine.schedule.due_times import end_of_grace_period
 
 NOTIFY_AGAIN_MIN: Micros = 600 * SECOND  # between two alerts of an incident, where the second is no worse
 NOTIFY_DOUBLED_MIN: Micros = 60 * SECOND  # if more than twice as many members are missing: a common cause shows early
+
+RUNS_NAMED_MAX = 10  # in the alert about the end of an incident
 
 
 def schedule_opening(state: EngineState, m: Monitor, incident: Incident, cause: Cause) -> None:
@@ -221,6 +224,10 @@ def _alert(
     }
     if incident.held_by and incident.held_until is not None and kind == AlertKind.OPENED:
         facts["held_back"] = reasons.held_back(m.definition, incident.held_by, incident.held_until)
+    if resolution is not None and incident.runs:
+        named = islice(incident.runs.items(), RUNS_NAMED_MAX)
+        facts["runs"] = [{"run": id, "number": key if isinstance(key, int) else None} for key, id in named]
+        facts["runs_count"] = len(incident.runs)
     run = m.runs.open.get(worst.number) if m.runs is not None and worst.number else None
     evidence = evidence_of(m, run) if run is not None else worst.evidence
     if evidence is not None:

@@ -14,6 +14,7 @@ from offbeat_server.notify.channel import Message
 from offbeat_server.notify.messages.redact import redact_all
 from offbeat_server.notify.messages.render import (
     AlertFacts,
+    cut,
     cut_head,
     link_to,
     render_alert,
@@ -25,6 +26,7 @@ MONITORS_NAMED_MAX = 20  # in a digest
 INCIDENTS_NAMED_MAX = 5  # of each
 MESSAGE_READ_CHARS_MAX = 4_000
 SAID_CHARS_MAX = 200
+COMMENT_CHARS_MAX = 300
 _EXPLICIT = (CauseKind.FAILED, CauseKind.STAGE, CauseKind.TASKS)  # causes that a job itself has reported
 _FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at", "timezone")
 
@@ -39,7 +41,8 @@ class MessageBuilder:
     def alert(self, row: Claimed | DigestMember, created_at: str, project: str) -> Message:
         """One alert. `project` is for facts that name none."""
         kind = read_enum(AlertKind, row.kind)
-        facts = cast(AlertFacts, {"project": project, **_shown(_shortened(row.facts), row.secrets), "kind": kind})
+        shown = _with_short_comments(_shown(_shortened(row.facts), row.secrets))
+        facts = cast(AlertFacts, {"project": project, **shown, "kind": kind})
         id = self._id("alert", row)
         link = link_to(facts, self._public_url)
         at = facts.get("decided_at")
@@ -143,6 +146,13 @@ def _shortened(facts: AlertFacts) -> AlertFacts:
     if not isinstance(message, str):
         return facts
     return {**facts, "last_message": cut_head(message, MESSAGE_READ_CHARS_MAX)}
+
+
+def _with_short_comments(facts: dict[str, Any]) -> dict[str, Any]:
+    """With the beginnings of long comments. Cut only here, so that no half of a secret at the cut is shown."""
+    if "comments" not in facts:
+        return facts
+    return {**facts, "comments": [{**each, "text": cut(each["text"], COMMENT_CHARS_MAX)} for each in facts["comments"]]}
 
 
 def _first(named: list[Named]) -> DigestItem[str]:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from offbeat_server.common.instants import Micros, to_micros
 from offbeat_server.engine.model.alert_payload import AlertPayload, DigestItem
 from offbeat_server.engine.model.enums import AlertKind, CauseKind, Resolution
+from offbeat_server.engine.model.monitor import RUNS_COUNTED_MAX
 from offbeat_server.engine.model.run_detail import RunDetail
 from offbeat_server.engine.schedule.durations import say_duration
 
@@ -24,6 +25,8 @@ LEAD_CHARS_MAX = 1_000
 FIELD_CHARS_MAX = 500
 MESSAGE_CHARS_MAX = 1_500
 CAUSES_SHOWN_MAX = 10
+COMMENTS_CHARS_MAX = 1_200
+RUN_CHARS_MAX = 40  # of each run where several are named
 # Of the monitors in a digest: Telegram and ntfy take 4 096 characters in all, Discord 1 024 in a field.
 LISTED_CHARS_MAX = 2_800
 LISTED_FIELD_CHARS_MAX = 700
@@ -207,18 +210,21 @@ def link_to(facts: AlertFacts, public_url: str | None) -> str | None:
 def _fields(kind: AlertKind, facts: AlertFacts) -> tuple[tuple[str, str], ...]:
     """The facts after the sentence: since when, the expectation, the position of the run, its typical duration."""
     is_open = kind != AlertKind.RESOLVED
-    decided, zone = _instant(facts.get("decided_at")), _zone(facts.get("timezone"))
+    decided, zone, runs = _instant(facts.get("decided_at")), _zone(facts.get("timezone")), _runs(facts)
     found = [
         ("Since", _time(facts.get("opened_at"), zone, decided)),
         ("Held back", _text(facts.get("held_back"))),
         ("Until", _time(facts.get("resolved_at"), zone)),
+        ("Acknowledged", _acknowledgement(facts, zone)),
+        ("Comments", _comments(facts)),
+        ("Runs", runs),
         ("Expected", _text(facts.get("expected"))),
         (
             "Was due",
             _time(facts.get("due_at"), zone) if is_open and facts.get("cause") == CauseKind.MISSED else "",
         ),
         ("Last ping", _time(facts.get("last_ping_at"), zone, decided)),
-        ("Run", _text(facts.get("run"))),
+        ("Run", "" if runs else _text(facts.get("run"))),
         ("Run started", _time(facts.get("run_started_at"), zone, decided)),
         ("Stage", _text(facts.get("stage"))),
         ("Stages", _stages(facts)),
@@ -230,7 +236,8 @@ def _fields(kind: AlertKind, facts: AlertFacts) -> tuple[tuple[str, str], ...]:
         ("Tags", ", ".join(str(tag) for tag in facts.get("tags") or ())),
         ("Project", _text(facts.get("project")) if facts.get("project") != "default" else ""),
     ]
-    return tuple((label, cut(value, FIELD_CHARS_MAX)) for label, value in found if value)
+    longer = {"Comments": COMMENTS_CHARS_MAX}
+    return tuple((label, cut(value, longer.get(label, FIELD_CHARS_MAX))) for label, value in found if value)
 
 
 # How an incident ended, for people. "Back to normal" says already that it has recovered.
@@ -252,6 +259,32 @@ def _resolution(facts: AlertFacts, reason: str) -> str:
     how = _RESOLUTIONS.get(how, how)
     more = f": {how}." if how else "."
     return f"Back to normal{lasted}{more}" + (f" It was: {reason}" if reason else "")
+
+
+def _acknowledgement(facts: AlertFacts, zone: tzinfo) -> str:
+    """The person or key that acknowledged the incident, and the instant."""
+    by, at = _text(facts.get("acknowledged_by")), _time(facts.get("acknowledged_at"), zone)
+    return f"by {cut(by, NAME_CHARS_MAX)}" + (f" at {at}" if at else "") if by else ""
+
+
+def _comments(facts: AlertFacts) -> str:
+    """The last comments, a line for each, and how many there are before them."""
+    comments = [each for each in facts.get("comments") or () if isinstance(each, Mapping)]
+    lines = [f"{cut(str(each.get('by')), NAME_CHARS_MAX)}: {each.get('text')}" for each in comments]
+    more = int(facts.get("comments_count") or 0) - len(lines)
+    return "\n".join([*([f"({more} more before)"] if more > 0 else []), *lines])
+
+
+def _runs(facts: AlertFacts) -> str:
+    """The runs that were a cause, if there were several."""
+    runs = [each for each in facts.get("runs") or () if isinstance(each, Mapping)]
+    count = int(facts.get("runs_count") or 0)
+    if count < 2:
+        return ""
+    names = [cut(str(each.get("run") or f"number {each.get('number')}"), RUN_CHARS_MAX) for each in runs]
+    more = count - len(names)
+    at_least = "at least " if count >= RUNS_COUNTED_MAX else ""
+    return ", ".join(names) + (f" and {at_least}{more} more" if more > 0 else "")
 
 
 def _other_causes(facts: AlertFacts) -> str:
