@@ -125,7 +125,9 @@ class Group:
     sent_total: int | None = None
 
     def expected(self, tasks: Tasks | None) -> int | None:
-        return tasks.expected if tasks and tasks.expected else self.sent_total
+        if tasks and tasks.expected:
+            return len(tasks.expected) if isinstance(tasks.expected, tuple) else tasks.expected
+        return self.sent_total
 
     @property
     def ended(self) -> int:
@@ -135,10 +137,14 @@ class Group:
         return sum(1 for outcome in self.outcomes.values() if outcome is False) > (tasks.tolerate if tasks else 0)
 
     def well(self, tasks: Tasks | None) -> bool:
+        if tasks and isinstance(tasks.expected, tuple):
+            return not self.outstanding(tasks) and not self.too_many(tasks)
         expected = self.expected(tasks)
         return expected is not None and self.ended >= expected and not self.too_many(tasks)
 
     def outstanding(self, tasks: Tasks | None) -> bool:
+        if tasks and isinstance(tasks.expected, tuple):
+            return any(self.outcomes.get(name) is None for name in tasks.expected)
         expected = self.expected(tasks)
         return any(outcome is None for outcome in self.outcomes.values()) if expected is None else self.ended < expected
 

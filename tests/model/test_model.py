@@ -27,6 +27,7 @@ from offbeat_server.engine.model.definition import Definition, read_definition
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, Position
+from offbeat_server.engine.model.tasks import NamedTasks
 from offbeat_server.engine.rules import deadlines, notifications, pings, run_steps
 from offbeat_server.engine.rules import runs as execution
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
@@ -133,7 +134,11 @@ def _draw_runs(c: Choices, fields: dict[str, Any], theme: str) -> None:
 
 
 def _draw_tasks(c: Choices) -> dict[str, Any]:
-    return {"expected": c.of(None, 2, 3), "within": c.of(None, 20, 45), "tolerate": c.of(0, 0, 1)}
+    return {
+        "expected": c.of(None, 2, 3, ["1"], ["2", "1"], ["4", "1"]),
+        "within": c.of(None, 20, 45),
+        "tolerate": c.of(0, 0, 1),
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------- events
@@ -606,6 +611,10 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
 
 
 # Bugs put in on purpose, all of which are found: the test of the test.
+def _missing_by_number(named: NamedTasks) -> int:
+    return len(named.names) - named.ended - len(named.unexpected)
+
+
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "linked monitors are written apart": (EngineState, "_together", lambda state, monitor_id: [monitor_id]),
     "another run is alerted at once": (notifications, "NOTIFY_AGAIN_MIN", 0),
@@ -637,6 +646,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "the latest run stays open": (pings, "_LATEST_DIALECTS", ()),
     "a success heals what began before it alone": (execution, "ANY_SUCCESS_DIALECTS", ()),
     "a start forgets who pinged since the checkpoint": (Fleet, "record_late_ping", lambda fleet, name, at: None),
+    "an unexpected task replaces a missing one": (NamedTasks, "missing", property(_missing_by_number)),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
 }
 

@@ -30,6 +30,7 @@ RICH: dict[str, Any] = {
         {"name": "extract all", "within": "10m"},
         {"name": "load", "optional": True, "tasks": {"expected": 4, "within": "5m", "tolerate": 1}},
         {"name": "fan", "tasks": {"within": "7m"}},
+        {"name": "regions", "tasks": {"expected": ["eu, north", "us"], "tolerate": 1}},
     ],
     "tasks": {"expected": 10, "within": "1h", "tolerate": 2},
     "at_most": {"count": 3, "per": "1h"},
@@ -52,6 +53,8 @@ OTHERS: list[dict[str, Any]] = [
     {"members": {"every": "30s", "grace": "10s", "min_alive": "95.5%", "expected": 40, "forget_after": "2d"}},
     {"members": {"every": "30s", "min_alive": 3}},
     {"max_runtime": "1h"},
+    {"tasks": {"expected": ["eu north", "<us>", "7"], "within": "1h"}},
+    {"tasks": {"expected": ["7"]}, "stages": [{"name": "s", "tasks": {"expected": ["8"]}}]},
 ]
 
 
@@ -99,7 +102,7 @@ def _defined(answer: dict[str, Any]) -> dict[str, Any]:
 
 async def test_an_error_is_shown_beside_its_field(server: Server, pages: Pages) -> None:
     fields = FormReader(await pages.get("/new-monitor"), "settings").found
-    wrong = {"f-every": "soon", "f-timezone": "Mars/Olympus", "f-tasks-expected": "many", "f-fail_after": "0"}
+    wrong = {"f-every": "soon", "f-timezone": "Mars/Olympus", "f-tasks-expected": "0", "f-fail_after": "0"}
     sent = [(name, wrong.get("f-" + name.replace(".", "-"), value)) for name, value in fields]
     sent = [(name, "some name" if name == "name" else value) for name, value in sent]
     sent += [("stage.name", "one"), ("stage.within", "x"), ("stage.tasks", ""), ("stage.kind", "required")]
@@ -111,6 +114,28 @@ async def test_an_error_is_shown_beside_its_field(server: Server, pages: Pages) 
     assert "0.within" in text
     assert (await pages.send("/new-monitor", [*sent, ("schedule", "\x00")]))[0] == 422
     assert (await server.api("GET", "/api/v1/monitors")).body["items"] == []
+
+
+async def test_names_of_tasks_are_typed_one_per_line(server: Server, pages: Pages) -> None:
+    await server.api("PUT", "/api/v1/monitors/fan", {"tasks": {"expected": 3}})
+
+    async def send(text: str) -> tuple[int, Any]:
+        fields = FormReader(await pages.get("/monitors/fan/settings"), "settings").found
+        typed = [(name, text if name == "tasks.expected" else value) for name, value in fields]
+        status, answer = await pages.send("/monitors/fan/settings", typed)
+        shown = (await server.api("GET", "/api/v1/monitors/fan")).body["tasks"]
+        return status, shown["expected"] if status == 303 else answer
+
+    assert await send(" eu north \r\n\r\nus\r\n") == (303, ["eu north", "us"])
+    assert await send("one") == (303, ["one"])
+    assert await send("12") == (303, 12)
+    assert await send("1\r\n2") == (303, ["1", "2"])
+    status, text = await send("us\r\nus")
+    assert status == 422 and "must have each name once; the list has this one twice: us" in text
+    status, text = await send("-3")
+    assert status == 422 and "must be a whole number or a list of names" in text
+    status, text = await send("us\r\n" + "x" * 256)
+    assert status == 422 and "1: must have at most 255 characters" in text
 
 
 async def test_a_signing_secret_is_generated_and_shown_once(server: Server, pages: Pages) -> None:

@@ -218,6 +218,72 @@ def test_fan_in_lists_what_is_missing(scene: Scene) -> None:
     assert scene.runs()[1].verdict == "succeeded" and scene.status() == "up"
 
 
+def test_expected_names_are_listed_exactly(scene: Scene) -> None:
+    scene.monitor(tasks={"expected": ["eu-north", "eu-south", "us"], "within": "10m", "tolerate": 1})
+    scene.ping(0, "start", run="n", total=1)
+    scene.ping(1, "success", run="n", task="eu-north")
+    scene.ping(2, "success", run="n", task="eu-west")
+    scene.ping(3, "fail", run="n", task="asia")
+    scene.ping(4, "start", run="n", task="us")
+    scene.ping(5, "start", run="n", task="africa")
+    scene.tick(601)
+    (incident,) = scene.incidents().values()
+    assert "1 of 3 tasks done" in incident.reason and "1 failed (1 tolerated)" in incident.reason
+    assert "2 missing (1 of them started): us, eu-south; 3 unexpected: eu-west, asia, africa" in incident.reason
+    assert scene.runs()[1].detail["tasks"] == {
+        "expected": 3,
+        "started": 2,
+        "done": 1,
+        "failed": 1,
+        "failed_names": ["asia"],
+        "missing_count": 2,
+        "missing": ["us", "eu-south"],
+        "unexpected": 3,
+        "unexpected_names": ["eu-west", "asia", "africa"],
+    }
+    scene.ping(700, "success", run="n", task="us")
+    scene.ping(701, "success", run="n", task="eu-south")
+    assert scene.runs()[1].verdict == "succeeded" and scene.status() == "up"
+
+
+def test_expected_names_are_one_set_for_all_runs(scene: Scene) -> None:
+    names = [f"part-{number}" for number in range(1_000)]
+    scene.monitor(tasks={"expected": names})
+    for run in ("a", "b"):
+        scene.ping(0, "start", run=run)
+        scene.ping(1, "success", run=run, task="part-0")
+        scene.ping(1, "success", run=run, task="other")
+    m = scene.engine.monitors[1]
+    assert m.runs is not None and m.definition.tasks is not None
+    groups = [run.tasks[""] for run in m.runs.open.values()]
+    for group in groups:
+        assert group.named is not None and group.named.names is m.definition.tasks.expected_names
+        assert (group.named.ended, list(group.named.unexpected)) == (1, ["other"])
+        assert len(orjson.dumps(group.dump())) < 100, "the names are stored with the definition alone"
+
+
+@pytest.mark.parametrize(
+    ("expected", "problem"),
+    [
+        ([], "tasks.expected: must have 1 to 20000 names; got 0"),
+        ([str(number) for number in range(20_001)], "tasks.expected: must have 1 to 20000 names; got 20001"),
+        (["us", "eu", "us"], "tasks.expected: must have each name once; the list has this one twice: us"),
+        (["us", ""], "tasks.expected.1: must not be empty"),
+        (["x" * 256], "tasks.expected.0: must have at most 255 characters"),
+        (["us", 7], "tasks.expected.1: must be text: put it in quotes"),
+        ("us", "tasks.expected: must be a whole number or a list of names, such as [a, b]"),
+        ({"us": 1}, "tasks.expected: must be a whole number or a list of names, such as [a, b]"),
+        (True, "tasks.expected: must be a whole number or a list of names, such as [a, b]"),
+        (0, "tasks.expected: must be at least 1"),
+        (1.5, "tasks.expected: must be a whole number"),
+    ],
+)
+def test_wrong_expected_tasks_are_refused(expected: object, problem: str) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        read_definition({"tasks": {"expected": expected}})
+    assert str(refused.value) == problem
+
+
 def test_a_stalled_count_is_hung_even_if_pings_arrive(scene: Scene) -> None:
     scene.monitor(stall_for="5m")
     scene.ping(0, "start", run="q")

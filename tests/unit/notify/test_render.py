@@ -87,6 +87,12 @@ def test_an_open_says_what_since_when_what_was_expected_and_how_far_it_came() ->
     assert alert.text == TEXT
 
 
+def test_unexpected_tasks_are_named() -> None:
+    tasks = {**FACTS["detail"]["tasks"], "unexpected": 2, "unexpected_names": ["x", "y"]}
+    alert = rendered(detail={"tasks": tasks})
+    assert "Tasks: 2 of 4 done; failed: part-3; missing: part-4; unexpected: x, y" in alert.text
+
+
 def test_a_resolution_says_how_long_it_lasted() -> None:
     alert = rendered("resolved", resolved_at="2026-11-24T03:05:00Z", resolution="finished late, after 2 h 5 min")
     assert alert.title == "RESOLVED: Nightly ETL" and alert.symbol == "🟢"

@@ -4,7 +4,8 @@ One model for both, so that a field, its limits, its documentation and its meani
 frozen and shared: a million monitors with equal definitions hold one object (`load_definition` memoises by content).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -28,7 +30,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.model.definition_problems import problems_of
-from offbeat_server.engine.model.ping import STAGE_CHARS_MAX
+from offbeat_server.engine.model.ping import STAGE_CHARS_MAX, TASK_CHARS_MAX
 from offbeat_server.engine.schedule.calendar import check_cron, check_oncalendar, check_zone
 from offbeat_server.engine.schedule.durations import read_duration, write_duration
 
@@ -79,6 +81,45 @@ Zone = Annotated[str, Field(max_length=60), AfterValidator(check_zone)]
 Slug = Annotated[str, Field(pattern=SLUG_PATTERN, max_length=100)]
 ProjectSlug = tuple[int, str]  # the id of a project, and a slug in it
 StageName = Annotated[str, Field(min_length=1, max_length=STAGE_CHARS_MAX)]
+_task_count: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=TASKS_MAX)])
+_task_names: TypeAdapter[tuple[str, ...]] = TypeAdapter(
+    tuple[Annotated[str, Field(min_length=1, max_length=TASK_CHARS_MAX)], ...]
+)
+
+
+def _count_or_names(value: object) -> int | tuple[str, ...]:
+    """The expected tasks of a group: their number, or their names."""
+    if isinstance(value, list | tuple):
+        return _names_of_tasks(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, str) and value.strip().isdigit()):
+        raise ValueError("must be a whole number or a list of names, such as [a, b]")
+    return _task_count.validate_python(value)
+
+
+def _names_of_tasks(value: Sequence[object]) -> tuple[str, ...]:
+    if not 1 <= len(value) <= TASKS_MAX:
+        raise ValueError(f"must have 1 to {TASKS_MAX} names; got {len(value)}")
+    names = _task_names.validate_python(value)
+    if len(set(names)) < len(names):
+        twice = next(name for name, times in Counter(names).items() if times > 1)
+        raise ValueError(f"must have each name once; the list has this one twice: {twice}")
+    return names
+
+
+ExpectedTasks = Annotated[
+    int | tuple[str, ...],
+    BeforeValidator(_count_or_names),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _task_count.json_schema(),
+                _task_names.json_schema() | {"minItems": 1, "maxItems": TASKS_MAX, "uniqueItems": True},
+            ],
+            "description": "A number of tasks, or a list of their names.",
+        }
+    ),
+]
 
 
 class _Model(BaseModel):
@@ -88,13 +129,25 @@ class _Model(BaseModel):
 class Tasks(_Model):
     """N parallel pieces of a run or of one of its stages."""
 
-    expected: int | None = Field(
-        None, ge=1, le=TASKS_MAX, description="Number of tasks. None: a ping reports it with `total`."
+    expected: ExpectedTasks | None = Field(
+        None,
+        description="Number of tasks, or a list of their names. With names, a task with another name is *unexpected*: "
+        "it never replaces a missing one. None: a ping reports the number with `total`.",
     )
     within: Duration | None = Field(
         None, description="All tasks must end within this time after the start of the run or stage."
     )
     tolerate: int = Field(0, ge=0, description="More failed tasks than this fail the run.")
+
+    @cached_property
+    def expected_count(self) -> int | None:
+        """The number of expected tasks. None: a ping reports it."""
+        return len(self.expected) if isinstance(self.expected, tuple) else self.expected
+
+    @cached_property
+    def expected_names(self) -> frozenset[str] | None:
+        """The names of the expected tasks; one set for all runs. None: no names are defined."""
+        return frozenset(self.expected) if isinstance(self.expected, tuple) else None
 
 
 class Stage(_Model):

@@ -50,8 +50,11 @@ class TasksDetail(TypedDict, Generic[At]):
     """The tasks of a run or of a stage: how many have started and ended, and which of them did not end well."""
 
     expected: Annotated[int | None, field("The number of tasks that should come. Null: not known.", 8, "tasks")]
-    started: Annotated[int, field("The number of tasks that have sent a ping.", 8, "tasks")]
-    done: Annotated[int, field("The number of tasks that have ended well.", 6, "tasks")]
+    started: Annotated[
+        int,
+        field("The number of tasks that have sent a ping, without those of `unexpected`.", 8, "tasks"),
+    ]
+    done: Annotated[int, field("The number of tasks that have ended well, without those of `unexpected`.", 6, "tasks")]
     failed: Annotated[int, field("The number of tasks that have failed and have not succeeded since.", 1, "tasks")]
     failed_names: Annotated[
         list[str], field("The names of failed tasks, in the order of their failures. An alert lists 20.", ["part-3"])
@@ -60,10 +63,27 @@ class TasksDetail(TypedDict, Generic[At]):
     missing: Annotated[
         list[str],
         field(
-            "The names of tasks that have not ended: first those that have started, then expected numbers without any "
-            "ping. An alert lists 20.",
+            "The names of tasks that have not ended: first those that have started, then expected names or numbers "
+            "without any ping. An alert lists 20.",
             ["part-4"],
         ),
+    ]
+    unexpected: NotRequired[
+        Annotated[
+            int,
+            field(
+                "The number of tasks that have sent a ping and whose names are not expected. Absent: the definition "
+                "lists no names.",
+                1,
+                "tasks",
+            ),
+        ]
+    ]
+    unexpected_names: NotRequired[
+        Annotated[
+            list[str],
+            field("Their names, in the order of their first pings. An alert lists 20.", ["part-9"]),
+        ]
     ]
     progress: NotRequired[
         Annotated[

@@ -46,10 +46,36 @@ class TaskCount(NamedTuple):
         }
 
 
+class NamedTasks:
+    """The tasks of a group against the names that the definition expects.
+
+    Computed from both when it is needed, so it is not stored, and a change of the definition needs no work of its own.
+    """
+
+    __slots__ = ("ended", "names", "unexpected")
+
+    def __init__(self, names: frozenset[str], by_name: dict[str, bool | None]) -> None:
+        self.names = names
+        self.unexpected = dict.fromkeys(name for name in by_name if name not in names)
+        self.ended = sum(state is not None and name in names for name, state in by_name.items())
+
+    def apply(self, name: str, had_ended: bool, has_ended: bool) -> None:
+        """One ping of one task, whether its name is expected or not."""
+        if name in self.names:
+            self.ended += has_ended - had_ended
+        else:
+            self.unexpected[name] = None
+
+    @property
+    def missing(self) -> int:
+        """How many of the expected have not ended."""
+        return len(self.names) - self.ended
+
+
 class TaskGroup:
     """Tasks by name: True done, False failed, None started."""
 
-    __slots__ = ("by_name", "counts", "done", "expected", "failing", "more", "stalled")
+    __slots__ = ("by_name", "counts", "done", "expected", "failing", "more", "named", "stalled")
 
     def __init__(self) -> None:
         self.by_name: dict[str, bool | None] = {}
@@ -57,6 +83,7 @@ class TaskGroup:
         self.done = 0
         self.expected: int | None = None  # what a ping said with `total`; None: nothing
         self.more = False  # there were more names than are kept
+        self.named: NamedTasks | None = None  # see `_against`
         self.counts: dict[str, TaskCount] | None = None  # of running tasks that count; first the one that moved last
         self.stalled: dict[str, None] | None = None  # those of them recorded as stalled
 
@@ -74,6 +101,8 @@ class TaskGroup:
                 self.failing[name] = None
             elif before is False:
                 del self.failing[name]
+            if self.named is not None:
+                self.named.apply(name, before is not None, after is not None)
         if after is not None and self.counts is not None:
             self.counts.pop(name, None)
             if self.stalled is not None:
@@ -114,19 +143,38 @@ class TaskGroup:
 
     def expected_of(self, defined: Tasks | None) -> int | None:
         """The expected number of tasks; None if it is unknown."""
-        return self.expected if defined is None or defined.expected is None else defined.expected
+        return self.expected if defined is None or defined.expected is None else defined.expected_count
+
+    def _against(self, defined: Tasks | None) -> NamedTasks | None:
+        """The tasks against the expected names; None: no names are defined."""
+        names = defined.expected_names if defined is not None else None
+        if names is None:
+            self.named = None
+        elif self.named is None or self.named.names is not names:
+            self.named = NamedTasks(names, self.by_name)
+        return self.named
+
+    def unexpected(self, defined: Tasks | None) -> dict[str, None] | None:
+        """The tasks whose names are not expected, in the order of their first pings; None: no names are defined."""
+        named = self._against(defined)
+        return named.unexpected if named is not None else None
+
+    def missing_count(self, defined: Tasks | None) -> int:
+        """How many tasks are known not to have ended."""
+        if (named := self._against(defined)) is not None:
+            return named.missing
+        expected = self.expected_of(defined)
+        return max((len(self.by_name) if expected is None else expected) - self.ended, 0)
 
     def outstanding(self, defined: Tasks | None) -> bool:
         """Whether a task is known not to have ended."""
-        if self.more:
-            return False  # unknown
-        expected = self.expected_of(defined)
-        return self.ended < (len(self.by_name) if expected is None else expected)
+        return not self.more and self.missing_count(defined) > 0  # with more names than are kept it is unknown
 
     def complete(self, defined: Tasks | None) -> bool:
         """Whether all expected tasks have ended, with no more failures than are tolerated. 0 of 0 have."""
-        expected = self.expected_of(defined)
-        return expected is not None and expected <= self.ended and not self.more and not self.too_many_failed(defined)
+        if self.expected_of(defined) is None or self.more or self.too_many_failed(defined):
+            return False
+        return not self.missing_count(defined)
 
     def too_many_failed(self, defined: Tasks | None) -> bool:
         """Whether more have failed than are tolerated."""
@@ -143,14 +191,17 @@ class TaskGroup:
             self.stalled = {}
         self.stalled[name] = None
 
-    def missing(self, expected: int | None) -> Iterator[str]:
-        """The names that have not ended: those that started, then the numbers 1 … expected without any ping.
+    def missing(self, defined: Tasks | None) -> Iterator[str]:
+        """The names that have not ended: those that started, then those that are expected without any ping.
 
-        Names without a ping can only be guessed if the others are whole numbers.
+        If no names are defined, they are the numbers 1 … expected, if the others are whole numbers; otherwise unknown.
         """
-        yield from (name for name, state in self.by_name.items() if state is None)
-        if expected is None:
+        unexpected = self.unexpected(defined) or ()
+        yield from (name for name, state in self.by_name.items() if state is None and name not in unexpected)
+        if defined is not None and isinstance(defined.expected, tuple):
+            yield from (name for name in defined.expected if name not in self.by_name)
             return
+        expected = self.expected_of(defined) or 0
         unseen = expected - len(self.by_name)
         if unseen <= 0 or not all(name.isdecimal() and len(name) < 10 for name in self.by_name):
             return
@@ -161,16 +212,20 @@ class TaskGroup:
 
     def show(self, defined: Tasks | None, names_max: int) -> TasksDetail[Micros]:
         """For the API and alerts, with at most this number of names of each kind."""
-        expected = self.expected_of(defined)
+        unexpected = self.unexpected(defined)
+        others = unexpected or {}
         shown: TasksDetail[Micros] = {
-            "expected": expected,
-            "started": len(self.by_name),
-            "done": self.done,
+            "expected": self.expected_of(defined),
+            "started": len(self.by_name) - len(others),
+            "done": self.done - sum(self.by_name[name] is True for name in others),
             "failed": self.failed,
             "failed_names": list(islice(self.failing, names_max)),
-            "missing_count": max((len(self.by_name) if expected is None else expected) - self.ended, 0),
-            "missing": list(islice(self.missing(expected), names_max)),
+            "missing_count": self.missing_count(defined),
+            "missing": list(islice(self.missing(defined), names_max)),
         }
+        if unexpected is not None:
+            shown["unexpected"] = len(unexpected)
+            shown["unexpected_names"] = list(islice(unexpected, names_max))
         if self.counts:
             shown["progress"] = [{"task": n, **c.show()} for n, c in islice(self.counts.items(), names_max)]
         return shown

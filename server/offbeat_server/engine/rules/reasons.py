@@ -193,14 +193,16 @@ def _stands(count: TaskCount, limit: Limit, definition: Definition) -> str:
 def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:
     tasks = tasks_of(definition, limit.stage)
     group = run.tasks.get(limit.stage) or TaskGroup()
-    expected = group.expected_of(tasks)
-    expected = len(group.by_name) if expected is None else expected
-    unended, started = expected - group.ended, group.running
-    text = f"{group.done} of {plural(expected, 'task')} done by {by}, {group.failed} failed"
+    counted = group.show(tasks, NAMES_SHOWN_MAX)
+    expected = counted["expected"] if counted["expected"] is not None else len(group.by_name)
+    unexpected = group.unexpected(tasks) or ()
+    started = group.running - sum(group.by_name[name] is None for name in unexpected)
+    text = f"{counted['done']} of {plural(expected, 'task')} done by {by}, {group.failed} failed"
     text += f" ({tasks.tolerate} tolerated)" if tasks is not None and tasks.tolerate else ""
-    text += f", {unended} missing ({started or 'none'} of them started)"
-    names = list(islice(group.missing(expected), NAMES_SHOWN_MAX))
-    text += f": {say_names(names, unended)}" if names else ""
+    text += f", {counted['missing_count']} missing ({started or 'none'} of them started)"
+    text += f": {say_names(counted['missing'], counted['missing_count'])}" if counted["missing"] else ""
+    if unexpected:
+        text += f"; {len(unexpected)} unexpected: {say_names(counted['unexpected_names'], len(unexpected))}"
     return text + _of_stage(limit.stage) + _of_run(run.run)
 
 
@@ -362,7 +364,7 @@ def _expected_of_runs(definition: Definition) -> Iterator[str]:
 
 
 def _expected_tasks(tasks: Tasks) -> str:
-    text = plural(tasks.expected, "task") if tasks.expected is not None else "all tasks"
+    text = plural(tasks.expected_count, "task") if tasks.expected_count is not None else "all tasks"
     text += f" within {say_duration(tasks.within)}" if tasks.within is not None else ""
     return text + (f" of which {tasks.tolerate} may fail" if tasks.tolerate else "")
 

@@ -316,7 +316,12 @@ def _tasks(facts: AlertFacts) -> str:
         return ""
     of = f" of {tasks['expected']}" if tasks.get("expected") is not None else ""
     parts = [f"{tasks.get('done') or 0}{of} done"]
-    for label, names in (("failed", tasks.get("failed_names")), ("missing", tasks.get("missing"))):
+    shown = (
+        ("failed", tasks.get("failed_names")),
+        ("missing", tasks.get("missing")),
+        ("unexpected", tasks.get("unexpected_names")),
+    )
+    for label, names in shown:
         if names:
             parts.append(f"{label}: {', '.join(map(str, names))}")
     return "; ".join(parts)

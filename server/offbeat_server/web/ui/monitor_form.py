@@ -4,6 +4,7 @@ Fields that the form does not know stay as they are stored. A problem stands bes
 that the API uses too.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ STAGES_ADDED = 5  # and after the button for more was pressed
 
 
 class Field(NamedTuple):
-    """One input. `kind`: text, number, check, lines, area, or select with `options`."""
+    """One input. `kind`: text, number, check, lines, names (or a number), area, or select with `options`."""
 
     name: str
     label: str
@@ -92,7 +93,12 @@ RUNS = (
         "select",
         (("allow", "allow"), ("alert", "alert")),
     ),
-    Field("tasks.expected", "Expected tasks", "Leave empty if the job sends total.", "number"),
+    Field(
+        "tasks.expected",
+        "Expected tasks",
+        "Their number, or their names: one per line. Leave empty if the job sends total.",
+        "names",
+    ),
     Field("tasks.within", "All tasks within", "All tasks must finish this long after the run starts.", example="1h"),
     Field("tasks.tolerate", "Allowed failed tasks", "", "number"),
     Field("at_most.count", "Maximum pings", "Alert on more runs or heartbeats than this in the period.", "number"),
@@ -149,7 +155,10 @@ SECTIONS: tuple[tuple[str, tuple[Field, ...]], ...] = (
 _FLAT = (*ABOUT, *ALWAYS, *RUNS, *ALERTS, *SPECIAL)
 _HIDDEN_FOR_FLEETS = (*NOT_OF_FLEETS, "overlap", "fail_after", "recover_after")
 _SPACED = ("tags", "depends_on")
+_LISTS = ("stages", "channels", "tasks.expected")  # a problem of one of them is shown with its place
 _STAGE = ("name", "within", "kind", "tasks")
+_STAGE_TASKS = Field("tasks", "Tasks", kind="names")
+_number = re.compile(r"[+-]?[0-9][0-9.,]{0,11}")
 
 
 class Filled(NamedTuple):
@@ -167,10 +176,7 @@ def fill(definition: Mapping[str, Any]) -> Filled:
     """The form for a definition as JSON."""
     values = {}
     for field in (*_FLAT, *(field for fields in WHEN.values() for field in fields)):
-        value: Any = definition
-        for part in field.name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        values[field.name] = _text(field, value)
+        values[field.name] = _text(field, _stored_value(definition, field.name))
     schedule = next((kind for kind in SCHEDULES if definition.get(kind) is not None), "none")
     return Filled(values, schedule, _stage_rows(definition.get("stages") or ()), definition.get("channels"))
 
@@ -180,7 +186,8 @@ def read(form: Form, stored: Mapping[str, Any]) -> dict[str, Any]:
     schedule = form.get("schedule", "none")
     definition = {name: value for name, value in stored.items() if name not in SCHEDULES}
     for field in (*_FLAT, *WHEN.get(schedule, ())):
-        _put(definition, field.name, _value(field, form.get(field.name, "")))
+        if not _is_unchanged(field, form, stored):
+            _put(definition, field.name, _value(field, form.get(field.name, "")))
     definition["stages"] = _read_stages(form, stored)
     definition["channels"] = form.getall("channel", []) if form.get("channels") == "these" else None
     if schedule == "members":
@@ -205,10 +212,33 @@ def refill(form: Form, problems: Sequence[Problem]) -> Filled:
             others.append(f"{problem.field}: {problem.reason}" if problem.field else problem.reason)
         elif name not in errors:
             where = problem.field[len(name) + 1 :]
-            errors[name] = f"{where}: {problem.reason}" if where and name in ("stages", "channels") else problem.reason
+            errors[name] = f"{where}: {problem.reason}" if where and name in _LISTS else problem.reason
     stages = [dict(zip(_STAGE, row, strict=True)) for row in _columns(form) if any(row[i] for i in (0, 1, 3))]
     channels = form.getall("channel", []) if form.get("channels") == "these" else None
     return Filled(values, form.get("schedule", "none"), stages, channels, errors, others)
+
+
+def _stored_value(definition: Mapping[str, Any], name: str) -> Any:
+    """The value of a field, also of one inside another; None: it has none."""
+    value: Any = definition
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_unchanged(field: Field, form: Form, stored: Mapping[str, Any]) -> bool:
+    """Whether names stay as they are stored: a list with the name 5 looks like the number 5."""
+    if field.kind != "names" or (value := _stored_value(stored, field.name)) is None:
+        return False
+    return _count_or_names(_text(field, value)) == _count_or_names(form.get(field.name, "").replace("\x00", ""))
+
+
+def _count_or_names(text: str) -> int | str | list[str]:
+    """Expected tasks as they were typed: a number, or one name per line. The model refuses other numbers."""
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(names) == 1 and _number.fullmatch(names[0]):
+        return int(names[0]) if names[0].isdigit() else names[0]
+    return names
 
 
 def _text(field: Field, value: Any) -> str:
@@ -229,6 +259,8 @@ def _value(field: Field, text: str) -> Any:
         return None
     if field.name in _SPACED:
         return text.replace(",", " ").split()
+    if field.kind == "names":
+        return _count_or_names(text)
     if field.kind == "lines":
         return [line.strip() for line in text.splitlines() if line.strip()]
     if field.kind == "number" or field.name == "members.min_alive":
@@ -261,7 +293,7 @@ def _stage_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "name": stage["name"],
             "within": stage.get("within") or "",
             "kind": "optional" if stage.get("optional") else "required",
-            "tasks": str((stage.get("tasks") or {}).get("expected") or ""),
+            "tasks": _text(_STAGE_TASKS, (stage.get("tasks") or {}).get("expected")),
         }
         for stage in stages
     ]
@@ -274,13 +306,15 @@ def _read_stages(form: Form, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not (name := name.replace("\x00", "").strip()):
             continue
         known = before.get(name, {}).get("tasks") or {}
+        count_or_names = _count_or_names(tasks.replace("\x00", ""))
         stage: dict[str, Any] = {"name": name}
         if within.strip():
             stage["within"] = within.strip()
         if kind == "optional":
             stage["optional"] = True
-        if tasks.strip():
-            stage["tasks"] = {**known, "expected": int(tasks) if tasks.strip().isdecimal() else tasks.strip()}
+        if count_or_names:
+            unchanged = _count_or_names(_text(_STAGE_TASKS, known.get("expected"))) == count_or_names
+            stage["tasks"] = {**known, "expected": known["expected"] if unchanged else count_or_names}
         elif known.get("expected") is None and known:
             stage["tasks"] = known
         stages.append(stage)

@@ -9,8 +9,8 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import pages
 from offbeat_server.db.repositories.client_runs import PINGS_APPLIED_MAX, ClientRun, read_new_pings
-from offbeat_server.engine.model.definition import Definition, load_definition
-from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.model.definition import Definition, Tasks, load_definition
+from offbeat_server.engine.model.run import Run, tasks_of
 from offbeat_server.engine.model.run_detail import TasksDetail
 from offbeat_server.engine.model.tasks import TaskGroup
 from offbeat_server.engine.schedule.durations import say_duration
@@ -82,11 +82,8 @@ def _groups(run: Run, definition: Definition) -> list[tuple[str, TaskGroup]]:
 
 
 def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
-    tasks = definition.tasks
-    if stage:
-        tasks = next((each.tasks for each in definition.stages if each.name == stage), None)
-    expected = group.expected_of(tasks)
-    names, states = _cells(group, expected or 0)
+    tasks = tasks_of(definition, stage)
+    names, states = _cells(group, tasks)
     columns = min(GRID_COLUMNS, max(len(states), 1))
     lines = -(-len(states) // columns)
     return TaskGrid(
@@ -98,7 +95,7 @@ def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
         lines * STEP,
         {look: draw_cells(states, letter, columns) for letter, look in _LETTERS.items()},
         group.show(tasks, NAMES_SHOWN),
-        max(expected or 0, len(group.by_name)),
+        max((group.expected_of(tasks) or 0) + len(group.unexpected(tasks) or ()), len(group.by_name)),
     )
 
 
@@ -106,10 +103,12 @@ _LETTERS = {"d": "done", "f": "failed", "r": "running", ".": "missing"}
 _OF_STATE = {True: "d", False: "f", None: "r"}
 
 
-def _cells(group: TaskGroup, expected: int) -> tuple[list[str], str]:
-    """Names and letters in an order that stays: by number where all are numbers, else as they came."""
-    names = list(group.by_name)
-    if names and all(name.isdecimal() and len(name) < 10 for name in names):
+def _cells(group: TaskGroup, tasks: Tasks | None) -> tuple[list[str], str]:
+    """Names and letters in an order that stays: as defined, by number if all are numbers, otherwise as they came."""
+    names, expected = list(group.by_name), group.expected_of(tasks) or 0
+    if tasks is not None and isinstance(tasks.expected, tuple):
+        names = [*tasks.expected, *(group.unexpected(tasks) or ())]
+    elif names and all(name.isdecimal() and len(name) < 10 for name in names):
         numbers = {int(name): name for name in names}
         low = min(0 if 0 in numbers else 1, *numbers)
         high = max(low + expected - 1, *numbers)
