@@ -120,7 +120,7 @@ create table changes (
   project_id  integer,
   monitor_id  integer,
   actor       text not null,                 -- who: 'admin', 'apply', 'ping', a key's prefix
-  kind        text not null,                 -- monitor, key, channel, project, window, pause, snooze, acknowledge, resolve
+  kind        text not null,                 -- monitor, key, channel, project, window, pause, snooze, acknowledge, resolve, close
   subject     text not null,                 -- the slug of what was changed
   before      jsonb,
   after       jsonb,
@@ -307,7 +307,7 @@ create table runs (
   finished_at  timestamptz,
   last_ping_at timestamptz not null,
   duration     double precision,             -- seconds
-  verdict      text,                         -- null while open; succeeded, failed, hung, incomplete, superseded, unknown
+  verdict      text,                         -- null while open; succeeded, failed, hung, incomplete, superseded, ignored, unknown
   reason       text,
   detail       jsonb not null default '{}',  -- stages, tasks, progress
   wide_exit_code bigint,                     -- as in pings

@@ -19,6 +19,7 @@ from offbeat_server.common.clock import to_rfc3339
 from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine.decisions import Alert, RunChanged
 from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import SIGNALS, Ping
 from offbeat_server.engine.schedule.due_times import status_at
@@ -50,7 +51,7 @@ Value = Any  # of a YAML document
 
 @dataclass
 class Step:
-    """One line with a time. `kind`: define, ping, outage, window, check, or one of the acts of a person."""
+    """One line with a time. `kind`: define, ping, outage, window, close, check, or one of the acts of a person."""
 
     at: Micros
     kind: str
@@ -208,6 +209,11 @@ def _read_step(example: Example, line: str) -> None:
         value, kind = line.partition(" is ")[2].split(", "), "check"
     elif kind == "snooze":
         value = read_duration(_after(rest, "to"))
+    elif kind == "close":
+        seen_open = rest[3:] == ["seen", "open"]
+        if rest[1] != "as" or (rest[3:] and not seen_open):
+            raise ValueError("not `close NUMBER as VERDICT`, with or without `seen open`")
+        value = (int(rest[0]), Verdict(rest[2]), not seen_open)
     elif kind not in _ACTS or rest:
         raise ValueError("not a signal, an act of a person, an outage, a window or `is`")
     example.steps.append(Step(at, kind, slug, value, line))
@@ -359,6 +365,10 @@ class EngineRun:
     def _resolve(self, step: Step) -> None:
         self.scene.resolve(step.at / SECOND, step.slug)
 
+    def _close(self, step: Step) -> None:
+        number, verdict, had_ended = step.value
+        self.scene.close(step.at / SECOND, number, verdict, had_ended, step.slug)
+
     def _delete(self, step: Step) -> None:
         self.scene.delete(step.at / SECOND, step.slug)
 
@@ -477,6 +487,9 @@ class ModelRun:
 
     def _resolve(self, step: Step) -> None:
         self.model.settle(self.begin + step.at, self.ids[step.slug])
+
+    def _close(self, step: Step) -> None:
+        self.model.close(self.begin + step.at, self.ids[step.slug], *step.value)
 
     def _delete(self, step: Step) -> None:
         self.model.remove(self.begin + step.at, self.ids[step.slug])

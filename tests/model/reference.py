@@ -67,6 +67,7 @@ class Incident:
     notified_rank: int = 0
     notified_shortfall: float = 0
     notified_runs: set[int] = field(default_factory=set)
+    known_runs: set[int] = field(default_factory=set)
     alerts: int = 0
 
     def holds(self, key: tuple[str, int, str]) -> bool:
@@ -90,6 +91,7 @@ class Run:
     late: bool = False
     counted: bool = False
     by_steps: bool = False
+    by_hand: bool = False  # a person decided its verdict
     finished_by: int = 0  # the writer of its finish
     begun: bool = True  # it had a ping before its end
     finish: Ping | None = None  # its own last one
@@ -640,7 +642,7 @@ class Model:
 
     # ---------------------------------------------------------------------------------------------------- incidents
 
-    def _meet(self, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True) -> None:
+    def _meet(self, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True, known: bool = False) -> None:
         if m.paused:
             return
         m.news = True
@@ -659,8 +661,16 @@ class Model:
             if m.streak >= m.d.fail_after:
                 incident = Incident(len(m.incidents) + 1, m.streak_since, [cause])
                 m.incidents.append(incident)
-                incident.plan = self._plan(m, incident, cause)
+                if known:
+                    incident.known_runs.add(cause.number)
+                else:
+                    incident.plan = self._plan(m, incident, cause)
         else:
+            if known:
+                incident.known_runs.add(cause.number)
+            waits = incident.notified or incident.plan is not None or incident.suppressed_by is not None
+            if not waits and not known:
+                incident.plan = self._plan(m, incident, cause)
             held = next((each for each in incident.causes if each.key == cause.key), None)
             if held is not None:
                 cause.opened = held.opened
@@ -682,7 +692,7 @@ class Model:
         self._restate(m)
         self._notify_if_due(m)
 
-    def _good(self, m: Monitor, run: Run | None) -> None:
+    def _good(self, m: Monitor, run: Run | None, by_hand: bool = False) -> None:
         """A success that counts; `run` is None for a heartbeat and for a finish never started."""
         m.streak = 0
         for cause in list(m.incident.causes) if m.incident else ():
@@ -691,7 +701,9 @@ class Model:
             elif cause.number:
                 speaks = run.number > cause.number
             else:
-                speaks = run.started > cause.met_at or (cause.kind == "missed" and m.d.every is not None)
+                speaks = run.started > cause.met_at or (
+                    cause.kind == "missed" and m.d.every is not None and not by_hand
+                )
             if speaks:
                 cause.consecutive_successes += 1
         self._over(m, lambda cause: cause.consecutive_successes >= m.d.recover_after)
@@ -769,6 +781,8 @@ class Model:
             at = later
 
     def _is_news(self, incident: Incident, cause: Cause) -> bool:
+        if cause.number in incident.known_runs:
+            return False
         another_run = cause.number > 0 and cause.number not in incident.notified_runs
         return RANK[cause.kind] > incident.notified_rank or another_run or cause.shortfall > incident.notified_shortfall
 
@@ -788,6 +802,8 @@ class Model:
         if incident is None or incident.plan is None or self._notify_at(m, incident.plan) > self.now:
             return
         incident.plan = None
+        if all(cause.number in incident.known_runs for cause in incident.causes):
+            return
         if incident.notified:
             if any(self._is_news(incident, cause) for cause in incident.causes):
                 self._notify(m, incident, "worse")
@@ -936,9 +952,11 @@ class Model:
         return ended[-1] if ended and self.now - (ended[-1].ended or 0) <= 600 * S else None
 
     def _auto_completed(self, m: Monitor) -> Run | None:
-        """The last run without an id, where it was ended by its pieces and has not said so itself."""
+        """The last run without an id, where its pieces or a person ended it and it has not said so itself."""
         last = next((run for run in reversed(m.runs) if run.id is None), None)
-        return last if last is not None and last.by_steps and not last.has_own_finish else None
+        if last is None or not (last.by_steps or last.by_hand) or last.has_own_finish:
+            return None
+        return last
 
     def _apply_start(self, m: Monitor, ping: Ping) -> bool:
         run = self._find(m, ping.run)
@@ -979,7 +997,8 @@ class Model:
             own = self._auto_completed(m)
             if own is not None and self.now - (own.ended or 0) <= 600 * S:
                 own.has_own_finish = True
-                if failed and own.verdict != "failed":
+                differs = failed != (own.verdict == "failed") and own.verdict != "ignored"
+                if differs and (failed or own.by_hand):
                     self._revise(m, own, ping)
                 return False
             m.heartbeat = m.writer
@@ -1003,6 +1022,10 @@ class Model:
     def _is_of_ended(self, m: Monitor, run: Run, ping: Ping) -> bool:
         """A finish with the id of a run that was begun and has ended: whether it is about that one; then it is done."""
         before, failed = run.finish, ping.signal == "fail"
+        if run.by_hand:
+            if run.verdict == "ignored" or (before is not None and before.signal == ping.signal):
+                return True
+            run.by_hand, before = False, None
         if before is None:
             run.finish = ping
             if run.verdict != ("failed" if failed else "succeeded"):
@@ -1090,8 +1113,10 @@ class Model:
         self._say(m, "fail" if cause else "success", run.id)
 
     def _revise(self, m: Monitor, run: Run, ping: Ping) -> None:
-        run.verdict = "failed" if ping.signal == "fail" else "succeeded"
+        former, run.verdict = run.verdict, "failed" if ping.signal == "fail" else "succeeded"
         run.late = False
+        if m.incident is not None and former != run.verdict:
+            m.incident.known_runs.discard(run.number)
         if run.verdict == "failed":
             self._meet(m, Cause("failed", run.number, "", self.now))
         else:
@@ -1473,6 +1498,38 @@ class Model:
         if incident.silent:
             self._begin_anew(m)
         self._forget_those_past(m)
+
+    def close(self, at: Micros, monitor_id: int, number: int, verdict: str, had_ended: bool) -> None:
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        run = next((run for run in m.runs if run.number == number), None) if m is not None else None
+        if m is None or run is None or m.d.members is not None:
+            return
+        was_open = run.ended is None
+        if was_open:
+            run.ended, run.duration = self.now, self.now - run.started
+        elif not had_ended or run.verdict == verdict or not self._is_remembered(m, run):
+            return
+        run.verdict, run.by_hand, run.late = verdict, True, False
+        failed = Cause("failed", number, "", self.now)
+        if verdict == "failed":
+            self._meet(m, failed, run if was_open else None, known=True)
+            self._over(m, lambda cause: cause.number == number and cause.key != failed.key)
+        else:
+            if m.incident is not None:
+                m.incident.known_runs.discard(number)
+            self._over(m, lambda cause: cause.number == number)
+        if verdict == "succeeded":
+            self._good(m, run, by_hand=True)
+        if was_open and verdict != "ignored":
+            self._say(m, "fail" if verdict == "failed" else "success", run.id)
+
+    def _is_remembered(self, m: Monitor, run: Run) -> bool:
+        if self.now - (run.ended or 0) > 600 * S:
+            return False
+        if run.id is None:
+            return self._auto_completed(m) is run
+        return [each for each in m.runs if each.id == run.id and each.ended is not None][-1] is run
 
     def remove(self, at: Micros, monitor_id: int) -> None:
         self.judge_through(at, monitor_id)

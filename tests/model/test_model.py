@@ -24,6 +24,7 @@ from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model import runs
 from offbeat_server.engine.model.definition import Definition, read_definition
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, Position
@@ -230,12 +231,14 @@ def draw_events(c: Choices) -> Iterator[Event]:
 
 
 def _draw_change(c: Choices, now: Micros, rev: int, target: int, theme: str) -> Iterator[Event]:
-    kind = c.of("edit", "pause", "resume", "settle", "snooze", "edit", "resume", "remove")
+    kind = c.of("edit", "pause", "resume", "settle", "snooze", "edit", "resume", "remove", "close", "close")
     value: Any = None
     if kind == "edit":
         value = draw_definition(c, target - 1, theme)
     elif kind == "snooze":
         value = now + c.of(60, 0, 300) * SECOND
+    elif kind == "close":
+        value = (1 + c.below(4), Verdict(c.of("failed", "succeeded", "ignored")), c.maybe(2))
     yield "change", now, rev, kind, target, None, value
 
 
@@ -271,6 +274,8 @@ def _change_model(m: Model, at: Micros, rev: int, kind: str, target: int, slug: 
         m.put_window(at, target, PROJECT, value.monitors, value.tags, start, end)
     elif kind == "unwindow":
         m.remove_window(at, target)
+    elif kind == "close":
+        m.close(at, target, *value)
     else:
         {"pause": m.pause, "resume": m.resume, "settle": m.settle, "remove": m.remove}[kind](at, target)
 
@@ -411,6 +416,9 @@ class Driver:
             self._advance(at)
         if kind == "settle":
             self.engine.resolve_by_hand(target, 0, rev, at)
+        elif kind == "close":
+            number, verdict, had_ended = value
+            self.engine.close_run_by_hand(target, number, verdict, f"closed as {verdict}", had_ended, rev, at)
         elif kind == "remove":
             self.engine.remove(target, at)
         elif kind == "create" or target in self.engine.monitors:
@@ -647,6 +655,9 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a success heals what began before it alone": (execution, "ANY_SUCCESS_DIALECTS", ()),
     "a start forgets who pinged since the checkpoint": (Fleet, "record_late_ping", lambda fleet, name, at: None),
     "an unexpected task replaces a missing one": (NamedTasks, "missing", property(_missing_by_number)),
+    "a finish counts as before although a person closed the run": (pings, "_may_differ", lambda ended, ping: True),
+    "a person is alerted to what they closed": (notifications, "is_known", lambda incident, cause: False),
+    "a close by hand is not reported to followers": (execution, "notify_followers", lambda *given: None),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
 }
 

@@ -10,8 +10,10 @@ from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, Signal
+from offbeat_server.engine.rules.reasons import closed_by_hand
 from offbeat_server.engine.schedule.durations import read_duration
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
@@ -86,6 +88,15 @@ class Scene:
         """A person resolves the open incident."""
         self._tick(self.at(when))
         self.engine.resolve_by_hand(self.ids[slug], 0, 0, self.at(when))
+        self._take()
+
+    def close(
+        self, when: float | str, number: int, verdict: Verdict, had_ended: bool = True, slug: str = "job"
+    ) -> None:
+        """A person closes a run; `had_ended` False: it was open when they looked."""
+        self._tick(self.at(when))
+        reason = closed_by_hand(verdict, "ann", "the host was lost")
+        self.engine.close_run_by_hand(self.ids[slug], number, verdict, reason, had_ended, 0, self.at(when))
         self._take()
 
     def delete(self, when: float | str, slug: str = "job") -> None:

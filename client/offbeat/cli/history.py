@@ -12,6 +12,7 @@ from offbeat.cli.client import (
     project_filter_option,
     project_option,
     remember_connection,
+    say,
     when,
     with_client,
     write_json,
@@ -43,7 +44,7 @@ class _ByName(click.Group):
 @connection_options
 @click.pass_context
 def runs_command(context: click.Context, url: str | None, api_key: str | None, data_dir: str | None) -> None:
-    """List the runs of a monitor (`offbeat runs SLUG`), or show one run (`offbeat runs show ID`)."""
+    """List the runs of a monitor (`offbeat runs SLUG`); show or close one run (`offbeat runs show ID`)."""
     remember_connection(context, url=url, admin_key=api_key, data_dir=data_dir)
 
 
@@ -51,7 +52,8 @@ def runs_command(context: click.Context, url: str | None, api_key: str | None, d
 @click.argument("slug", metavar="")
 @click.option("--open", "is_open", is_flag=True, default=None, help="Only open runs.")
 @click.option(
-    "--verdict", help="Only runs with this verdict: succeeded, failed, hung, incomplete, superseded, unknown."
+    "--verdict",
+    help="Only runs with this verdict: succeeded, failed, hung, incomplete, superseded, ignored, unknown.",
 )
 @_LIMIT
 @project_option
@@ -97,6 +99,27 @@ def run_show(client: ApiClient, run_id: str, as_json: bool) -> None:
     for name in ("tasks", "progress"):
         if run[name]:
             write_table((name, ""), [(each, value) for each, value in run[name].items()], "")
+
+
+@runs_command.command("close")
+@click.argument("run_id", metavar="ID")
+@click.option(
+    "--as", "verdict", type=click.Choice(("failed", "ignored", "succeeded")), required=True, help="The verdict."
+)
+@click.option("--reason", help="Why, at most 500 characters; required with --as succeeded.")
+@json_option
+@with_client
+def run_close(client: ApiClient, run_id: str, verdict: str, reason: str | None, as_json: bool) -> None:
+    """Close a run by hand, such as one whose job has died, or change the verdict of one that has just ended.
+
+    failed: the run has failed, and no alert is sent about it. ignored: it counts neither as a success nor as a failure.
+    succeeded: it counts as a success.
+    """
+    run = client("POST", path_of("runs", run_id, "close"), {"verdict": verdict, "reason": reason})
+    if as_json:
+        write_json(run)
+    else:
+        say(f"run {run['id']} of {run['monitor']}: closed as {verdict}")
 
 
 @click.group("incidents", invoke_without_command=True)

@@ -10,9 +10,14 @@ from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.ping import Position
 from offbeat_server.engine.model.run_detail import CauseDetail, RunDetail
 
+NO_PING: Micros = 0  # as `last_ping_at` of a run that a person revised
+
 
 class RunChanged(NamedTuple):
-    """A row of `runs`, opened, closed or revised."""
+    """A row of `runs`, opened, closed or revised.
+
+    If `last_ping_at` is NO_PING, the last ping and the exit code stay as they are: no ping has changed the run.
+    """
 
     number: int
     run: str | None

@@ -15,7 +15,7 @@ from offbeat_server.engine.decisions import Decision
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.fast_path import apply_plain_ping, apply_stage_ping
 from offbeat_server.engine.model.definition import Definition
-from offbeat_server.engine.model.enums import Status
+from offbeat_server.engine.model.enums import Status, Verdict
 from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, Entry, Position
 from offbeat_server.engine.quarantine import Quarantine
@@ -25,6 +25,7 @@ from offbeat_server.engine.rules.dependencies import register, unregister
 from offbeat_server.engine.rules.fleets import apply_late_ping
 from offbeat_server.engine.rules.outage_windows import window_starts
 from offbeat_server.engine.rules.pings import apply_ping
+from offbeat_server.engine.rules.runs import close_by_hand
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
 _UP, _UNWATCHED = Status.UP, Status.UNWATCHED  # a name of the module is read faster than an attribute of the class
@@ -255,6 +256,18 @@ class Engine:
         if m.incident is not None and number not in (0, m.incident.number):
             return  # another one has opened since; it is not the one that was resolved
         definition_changes.resolve_by_hand(self.state, m)
+        self.state.queue(m)
+
+    def close_run_by_hand(
+        self, monitor_id: int, number: int, verdict: Verdict, reason: str, had_ended: bool, rev: int, at: Micros
+    ) -> None:
+        """Close a run with the verdict of a person, or revise one that `had_ended`; `rev` is that change."""
+        self._catch_up(at)
+        if (m := self.state.monitors.get(monitor_id)) is None:
+            return
+        self._include(m, rev)
+        self.state.open_for(m)
+        close_by_hand(self.state, m, number, verdict, reason, had_ended)
         self.state.queue(m)
 
     def put_window(self, window_id: int, project_id: int, window: Window, at: Micros) -> None:

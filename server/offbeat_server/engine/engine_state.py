@@ -186,10 +186,13 @@ class EngineState:
         if pending is None:
             revised[run.number] = revised[run.number]._replace(detail={})
         else:
-            revised[run.number] = revised[run.number]._replace(
+            row = revised[run.number]
+            revised[run.number] = row._replace(
                 started_at=pending.started_at,
                 duration=pending.duration,
                 detail=pending.detail,
+                last_ping_at=row.last_ping_at or pending.last_ping_at,
+                exit_code=row.exit_code if row.last_ping_at else pending.exit_code,
             )
 
     def record_incident(self, m: Monitor, incident: Incident, resolved_at: Micros | None = None) -> None:

@@ -15,6 +15,7 @@ from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
 from offbeat_server.db.scheduler_store.scheduler_rows import ChangeSeen
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import load_definition
+from offbeat_server.engine.rules.reasons import closed_by_hand
 
 log = structlog.get_logger("config_changes")
 
@@ -129,6 +130,12 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
         return  # its state knows it already
     if change.kind == "resolve":
         engine.resolve_by_hand(change.monitor_id, scheduler_rows.read_incident(change.after), change.rev, at)
+    elif change.kind == "close":
+        closed = scheduler_rows.read_closed_run(change.after or "")
+        reason = closed_by_hand(closed.verdict, closed.by, closed.reason)
+        engine.close_run_by_hand(
+            change.monitor_id, closed.number, closed.verdict, reason, closed.had_ended, change.rev, at
+        )
     elif change.kind in ("acknowledge", "comment"):
         return  # of interest to people alone
     elif change.after is None:

@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 
 from offbeat_server.common.errors import ConflictError, NotFoundError, PreconditionError
+from offbeat_server.common.instants import SECOND, to_datetime
 from offbeat_server.db.repositories import projects as stored_projects
 from offbeat_server.db.repositories import windows as stored_windows
 from offbeat_server.db.repositories.changes import ANY_REV, NO_REV, REV_MAX
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.ping import Ping
+from offbeat_server.engine.model.runs import REMEMBERED_FOR
 from offbeat_server.engine.schedule.maintenance_windows import Window
-from offbeat_server.services import access_keys, channels, incidents, monitors, projects, windows
+from offbeat_server.services import access_keys, channels, incidents, monitors, projects, runs, windows
 from offbeat_server.services.context import Context
 from offbeat_server.services.documents import ChannelBody, MonitorBody, ProjectBody
 from offbeat_server.services.revisions import changes_since
@@ -135,6 +138,7 @@ async def test_what_does_not_exist_is_named(context: Context) -> None:
         (access_keys.create_key(context, access_keys.CreateKey("k", "read", "no"), "me"), "project no"),
         (incidents.acknowledge(context, note, "me"), f"incident {note.monitor_id}-{note.number}"),
         (incidents.resolve(context, note, "me"), f"incident {note.monitor_id}-{note.number}"),
+        (runs.close_run(context, runs.CloseRun(1, 7, None, Verdict.FAILED), "me"), "run 1-7"),
         (incidents.comment(context, note, "me"), f"incident {note.monitor_id}-{note.number}"),
     ]
     for call, what in missing:
@@ -163,3 +167,43 @@ async def test_a_key_of_another_project_does_not_exist(context: Context) -> None
     with pytest.raises(NotFoundError):
         await access_keys.revoke_key(context, access_keys.RevokeKey(created.id, PROJECT_ID + 1), "me")
     await access_keys.revoke_key(context, access_keys.RevokeKey(created.id, PROJECT_ID), "me")
+
+
+async def test_a_run_is_closed_once_until_the_scheduler_has_acted(context: Context) -> None:
+    """There is no scheduler here: the rows are written as it would write them."""
+    await PUTS["monitor"](context, "a", NO_REV)
+    pool = context.pool
+    monitor_id = await pool.fetchval("select id from monitors where slug = 'x'")
+    for number in (1, 2):
+        await pool.execute(
+            "insert into runs (monitor_id, number, project_id, run, last_ping_at) values ($1, $2, 1, 'r', now())",
+            monitor_id,
+            number,
+        )
+
+    async def close(number: int, verdict: Verdict, project_id: int | None = None) -> None:
+        await runs.close_run(context, runs.CloseRun(monitor_id, number, project_id, verdict), "me")
+
+    await close(1, Verdict.FAILED)
+    with pytest.raises(ConflictError, match="being closed already"):
+        await close(1, Verdict.IGNORED)
+    await close(2, Verdict.FAILED)
+    with pytest.raises(NotFoundError):
+        await close(2, Verdict.FAILED, project_id=99)
+    rev, ended = await pool.fetchval("select max(rev) from changes"), context.now() - 30 * SECOND
+    state = {"rev": rev, "runs": {"n": 2, "c": [["r", 1, "failed", ended, True]], "f": [2, "failed", ended, True]}}
+    await pool.execute(
+        "insert into states (monitor_id, project_id, at, seq, writer, status, since, state)"
+        " values ($1, 1, now(), 1, 1, 'up', now(), $2)",
+        monitor_id,
+        state,
+    )
+    await pool.execute("update runs set verdict = 'failed', finished_at = $1", to_datetime(ended))
+    for number in (1, 2):
+        with pytest.raises(ConflictError, match="has ended as failed already"):
+            await close(number, Verdict.FAILED)
+        await close(number, Verdict.IGNORED)
+    state["rev"], state["runs"]["c"][0][3] = rev + 2, ended - REMEMBERED_FOR
+    await pool.execute("update states set state = $1", state)
+    with pytest.raises(ConflictError, match="10 minutes"):
+        await close(1, Verdict.SUCCEEDED)

@@ -31,10 +31,10 @@ class Effective:
 
     def record(self, change: SimpleNamespace) -> None:
         """A definition was changed."""
-        if change.monitor_id is None:
+        if change.about is None:
             self.windows.append(change)
         else:
-            self.unsettled.setdefault(change.monitor_id, []).append(change)
+            self.unsettled.setdefault(change.about, []).append(change)
 
     def applied(self, engine: Engine, rev: int, at: Micros) -> None:
         """An engine takes in a change."""

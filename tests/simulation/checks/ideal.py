@@ -56,10 +56,10 @@ def _of_engine(world: World) -> Iterator[str]:
         yield "there is no checkpoint"
         return
     yield from (
-        f"change {change.rev} of monitor {change.monitor_id} never took effect"
+        f"change {change.rev} of monitor {change.about} never took effect"
         for changes in world.effective.unsettled.values()
         for change in changes
-        if change.kind != "resolve" and change.monitor_id in tables.monitors
+        if change.kind not in ("resolve", "close") and change.about in tables.monitors
     )
     wrong = _compare(world, _ideal(world, tables.checkpoint.at, foreseen=()))
     for known in range(1, len(tables.outages) + 1):
@@ -142,7 +142,7 @@ def _was_notified(actual: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 # Columns of a run that say more about it; a revision leaves some of them as they were.
-_OF_PEOPLE = ("started_at", "duration", "reason", "exit_code", "detail")
+_OF_PEOPLE = ("started_at", "duration", "reason", "exit_code", "detail", "last_ping_at")
 
 
 def _differences(
@@ -191,7 +191,7 @@ def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> En
             c = act
             _apply(
                 engine,
-                ChangeSeen(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after),
+                ChangeSeen(c.rev, c.kind, c.project_id, c.about, c.subject, c.before, c.after),
                 at,
             )
         else:

@@ -28,6 +28,7 @@ from offbeat_server.db.repositories.ping_log import LogConnection
 from offbeat_server.db.scheduler_store.log_entries import of_writer
 from offbeat_server.db.schema import apply_schema
 from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.ping import Entry
 from tests.simulation.database.outbox import CHANNELS, Pool, channel_definition
 from tests.simulation.database.sessions import BEGIN, Connection, Link, Server, Work
@@ -204,6 +205,15 @@ class Both:
         self.people.resolve(monitor_id)
         await self.compare()
 
+    async def close_run(self, monitor_id: int, number: int) -> None:
+        """A user closes a run by hand."""
+        self.people.close_run(monitor_id, number, Verdict.IGNORED, True)
+        closed = orjson.loads(self.tables.changes[-1].after)
+        change = changes.Change("close", PROJECT, None, f"m{monitor_id}", None, closed)
+        async with changes.changing(self.real.pool) as connection:
+            await changes.record_one(connection, "test", change)
+        await self.compare()
+
     async def put_window(self, window_id: int, definition: dict[str, Any]) -> None:
         """A maintenance window is made or changed."""
         if window_id not in self.tables.windows:
@@ -340,7 +350,7 @@ _REAL = {
     "checkpoint": "select at, applied_rev, cursors, set_aside from checkpoint",
     "states": "select monitor_id, at, writer, seq, status, since, state from states order by monitor_id",
     "members": "select monitor_id, name, at, silent_since from members order by 1, 2",
-    "runs": """select monitor_id, number, run, started_at, finished_at, duration, verdict, reason,
+    "runs": """select monitor_id, number, run, started_at, finished_at, duration, verdict, reason, last_ping_at,
                       coalesce(exit_code, wide_exit_code), detail
                  from runs order by 1, 2""",
     "incidents": """select monitor_id, number, opened_at, resolved_at, cause, run, stage, suppressed_by
@@ -352,6 +362,19 @@ _REAL = {
                          facts, body, uid
                     from digests order by id""",
 }
+
+
+_RUN_COLUMNS = (
+    "run",
+    "started_at",
+    "finished_at",
+    "duration",
+    "verdict",
+    "reason",
+    "last_ping_at",
+    "exit_code",
+    "detail",
+)
 
 
 async def real_tables(connection: asyncpg.Connection) -> Tables:
@@ -408,7 +431,7 @@ def simulated_tables(tables: Statements) -> Tables:
             [id, name, *row] for id, members in sorted(tables.members.items()) for name, row in sorted(members.items())
         ],
         "runs": [
-            [*key, r.run, r.started_at, r.finished_at, r.duration, r.verdict, r.reason, r.exit_code, r.detail]
+            [*key, *(getattr(r, name) for name in _RUN_COLUMNS)]
             for key, r in sorted(tables.runs.items())
         ],
         "incidents": [

@@ -18,7 +18,7 @@ from offbeat_server.db.scheduler_store import decision_rows, log_entries, schedu
 from offbeat_server.db.scheduler_store.decision_rows import WindowsApplied
 from offbeat_server.db.scheduler_store.scheduler_rows import ChangeSeen, Checkpoint
 from offbeat_server.db.sql_loader import load
-from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, RunChanged
+from offbeat_server.engine.decisions import NO_PING, Alert, Decision, Effect, IncidentChanged, RunChanged
 from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, Verdict
 from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.monitor import Monitor
@@ -233,8 +233,10 @@ class Script:
             await both.alter(monitor_id, "resume" if m.paused else "pause", paused=not m.paused)
         elif what < 0.6:
             await both.alter(monitor_id, "snooze", snoozed_until=to_datetime(self.log_time + MINUTE))
-        elif what < 0.7:
+        elif what < 0.66:
             await both.resolve(monitor_id)
+        elif what < 0.7:
+            await both.close_run(monitor_id, rng.randint(1, 5))
         elif what < 0.8:
             await both.delete(monitor_id)
         else:
@@ -295,7 +297,7 @@ class Script:
         finished = at if rng.random() < 0.6 else None
         return [
             RunChanged(
-                number, f"run-{number}", rng.choice((None, at - SECOND)), finished, at,
+                number, f"run-{number}", rng.choice((None, at - SECOND)), finished, rng.choice((at, at, NO_PING)),
                 rng.choice((None, 1_500_000, 2_250_000)),
                 rng.choice((Verdict.SUCCEEDED, Verdict.FAILED)) if finished else None,
                 rng.choice((None, "why")), rng.choice((None, 1, 2**31)), rng.choice(DETAILS),

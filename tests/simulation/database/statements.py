@@ -16,6 +16,7 @@ import orjson
 from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micros
 from offbeat_server.db.repositories.lease_row import SCHEDULER
 from offbeat_server.db.sql_loader import load
+from offbeat_server.engine.decisions import NO_PING
 from offbeat_server.engine.model.ping import Entry
 from tests.simulation.database.outbox import CHANNELS, Outbox
 from tests.simulation.database.sessions import Later, Lock, Row, Server, Session, rows_of, wait_for
@@ -392,7 +393,7 @@ class Statements:
 
     def scheduler_changes_since(self, session: Session, rev: int, limit: int) -> list[tuple[Any, ...]]:
         changes = [c for c in self.changes if c.rev > rev][:limit]
-        return [(c.rev, c.kind, c.project_id, c.monitor_id, c.subject, c.before, c.after) for c in changes]
+        return [(c.rev, c.kind, c.project_id, c.about, c.subject, c.before, c.after) for c in changes]
 
     def scheduler_writers(self, session: Session, known: list[int], newest: int) -> list[Row]:
         live = [w.through for w in self.writers.values() if not w.fenced]
@@ -591,12 +592,14 @@ class Statements:
 
     def decisions_put_runs(self, session: Session, *columns: list[Any]) -> None:
         new: dict[tuple[int, int], SimpleNamespace] = {}
-        for monitor_id, number, _, run, started, finished, _, duration, verdict, reason, code, detail in zip(
+        for monitor_id, number, _, run, started, finished, last, duration, verdict, reason, code, detail in zip(
             *columns, strict=True
         ):
             was = self.runs.get((monitor_id, number))
             if was is None:
-                was = SimpleNamespace(run=run, started_at=None, duration=None, detail={})
+                was = SimpleNamespace(run=run, started_at=None, duration=None, detail={}, last_ping_at=NO_PING)
+                was.exit_code = code
+            by_person = to_micros(last) == NO_PING
             new[monitor_id, number] = SimpleNamespace(
                 run=was.run,
                 started_at=was.started_at if started is None else to_micros(started),
@@ -604,7 +607,8 @@ class Statements:
                 duration=was.duration if duration is None else duration,
                 verdict=verdict,
                 reason=reason,
-                exit_code=code,
+                last_ping_at=was.last_ping_at if by_person else to_micros(last),
+                exit_code=was.exit_code if by_person else code,
                 detail=was.detail if detail == "{}" else orjson.loads(detail),
             )
         session.runs = new

@@ -9,6 +9,7 @@ import orjson
 from offbeat_server.common.errors import UnavailableError
 from offbeat_server.common.instants import SECOND, to_datetime
 from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.schedule.maintenance_windows import read_window
 from offbeat_server.ingest.key_index import KeyTarget
@@ -56,6 +57,11 @@ class People:
         """A user resolves the open incident by hand."""
         self._record("resolve", monitor_id, f"m{monitor_id}", None, b"{}")
 
+    def close_run(self, monitor_id: int, number: int, verdict: Verdict, had_ended: bool) -> None:
+        """A user closes a run by hand."""
+        closed = {"monitor_id": monitor_id, "number": number, "verdict": verdict, "by": "x", "had_ended": had_ended}
+        self._record("close", None, f"m{monitor_id}", None, orjson.dumps(closed), monitor_id)
+
     def put_window(self, window_id: int, definition: dict[str, Any]) -> None:
         """A maintenance window is made or changed."""
         read_window(definition)
@@ -69,13 +75,17 @@ class People:
         was = self._tables.windows.pop(window_id)
         self._record("window", None, was.slug, _window(was), None)
 
-    def _record(self, kind: str, monitor_id: int | None, subject: str, before: Any, after: Any) -> int:
+    def _record(
+        self, kind: str, monitor_id: int | None, subject: str, before: Any, after: Any, about: int | None = None
+    ) -> int:
+        """`about`: the monitor that the change concerns, if the row does not name it."""
         rev = len(self._tables.changes) + 1
         change = SimpleNamespace(
             rev=rev,
             kind=kind,
             project_id=PROJECT,
             monitor_id=monitor_id,
+            about=monitor_id or about,
             subject=subject,
             before=before,
             after=after,
@@ -114,8 +124,13 @@ class People:
             elif what < 0.7:
                 until = self._world.tables.log_time + int(rng.uniform(0.5, 4) * SECOND)
                 self.define(monitor_id, "snooze", snoozed_until=to_datetime(until))
-            elif what < 0.85:
+            elif what < 0.78:
                 self.resolve(monitor_id)
+            elif what < 0.86:
+                verdict = rng.choice((Verdict.FAILED, Verdict.SUCCEEDED, Verdict.IGNORED))
+                known = [number for id, number in tables.runs if id == monitor_id]
+                number = rng.choice([max(known, default=0) + 1, *known[-4:]])
+                self.close_run(monitor_id, number, verdict, had_ended=rng.random() < 0.5)
             elif what < 0.93:
                 self.delete(monitor_id)
             else:

@@ -628,3 +628,35 @@ def test_a_state_of_an_older_program_becomes_unwatched_when_it_is_loaded() -> No
     assert engine.monitors[7].status == "unwatched"
     (decision,) = engine.drain(10)
     assert decision.status == "unwatched"
+
+
+def test_a_run_that_a_person_closed_is_known_after_a_restart_and_to_the_program_before(scene: Scene) -> None:
+    """The program before knows neither the verdict `ignored` nor the keys that came with it."""
+    scene.monitor()
+    for run in ("a", "b"):
+        scene.ping(0, "start", run=run)
+    scene.ping(0, "start")
+    for number, verdict in ((1, Verdict.IGNORED), (2, Verdict.FAILED), (3, Verdict.IGNORED)):
+        scene.close(number, number, verdict)
+    m = scene.engine.monitors[1]
+    stored = m.dump()
+    runs, incident = stored["runs"], stored["incident"]
+    assert runs["h"] == [["a", "ignored"], ["b", "failed"], [None, "ignored"]]
+    assert [ended[2] for ended in runs["c"]] == ["unknown", "failed"] and runs["f"][1] == "unknown"
+    assert incident["k"] == [2] and not incident["a"]
+    again = Monitor(1, 1, "job", "job", m.definition, 0)
+    again.load(m.status, m.since, m.position, stored)
+    assert again.dump() == stored
+    assert again.runs is not None and m.runs is not None
+    assert (again.runs.closed, again.runs.auto_completed) == (m.runs.closed, m.runs.auto_completed)
+
+
+def test_closes_of_one_instant_are_all_reported_to_followers(scene: Scene) -> None:
+    scene.monitor("up")
+    scene.monitor("down", after={"monitor": "up", "within": 60})
+    for run in ("a", "b"):
+        scene.ping(0, "start", "up", run=run)
+    for number in (1, 2):
+        scene.close(5, number, Verdict.SUCCEEDED, slug="up")
+    follower = scene.engine.monitors[2]
+    assert follower.awaited == {"a": scene.at(65), "b": scene.at(65)}

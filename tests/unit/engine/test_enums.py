@@ -12,7 +12,7 @@ from tests.support.engine import Scene
 
 STORED = {
     "Status": "down late unknown up new unwatched paused",
-    "Verdict": "succeeded failed hung incomplete superseded unknown",
+    "Verdict": "succeeded failed hung incomplete superseded ignored unknown",
     "StageStatus": "waiting running done failed skipped unfinished not_started",
     "CauseKind": "missed failed hung stage tasks members too_early too_often overlap",
     "Resolution": "recovered changed paused by_hand deleted",

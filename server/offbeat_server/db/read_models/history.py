@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from offbeat_server.common.instants import Micros
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.engine.model.alert_payload import AlertPayload
@@ -55,9 +56,26 @@ async def runs(
     return await pool.fetch(_SQL["runs"], monitor_id, before, is_open, verdict, run, limit)
 
 
-async def find_run(pool: asyncpg.Pool, monitor_id: int, number: int) -> asyncpg.Record | None:
+async def find_run(connection: asyncpg.Pool | Connection, monitor_id: int, number: int) -> asyncpg.Record | None:
     """One run of a monitor that exists."""
-    return await pool.fetchrow(_SQL["run"], monitor_id, number)
+    return await connection.fetchrow(_SQL["run"], monitor_id, number)
+
+
+class RunStanding(NamedTuple):
+    """Whether a change that closes a run waits for the scheduler; and when the run ended.
+
+    `remembered_end`: None if it is open, or if the scheduler no longer remembers it.
+    """
+
+    is_closing: bool
+    remembered_end: Micros | None
+
+
+async def run_standing(connection: asyncpg.Pool | Connection, monitor_id: int, number: int) -> RunStanding:
+    """The facts on which closing a run depends, as the scheduler last wrote them."""
+    row = await connection.fetchrow(_SQL["run_standing"], monitor_id, number)
+    assert row is not None
+    return RunStanding(row["is_closing"], row["ended"])
 
 
 async def incidents_of_monitor(

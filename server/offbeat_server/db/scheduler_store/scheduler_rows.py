@@ -13,7 +13,7 @@ from offbeat_server.common.plural import plural
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload
-from offbeat_server.engine.model.enums import AlertKind
+from offbeat_server.engine.model.enums import AlertKind, Verdict, read_enum
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
 _SQL = load("scheduler")
@@ -126,6 +126,23 @@ def read_incident(text: str | None) -> int:
     """The number of the incident that a change resolves by hand; 0: whichever is open."""
     number: int = orjson.loads(text).get("incident", 0) if text is not None else 0
     return number
+
+
+class ClosedRun(NamedTuple):
+    """A run that a person closed. `had_ended`: it had ended before that, so its verdict is revised."""
+
+    number: int
+    verdict: Verdict
+    by: str
+    reason: str | None
+    had_ended: bool
+
+
+def read_closed_run(text: str) -> ClosedRun:
+    """The run that a change closes by hand, with its new verdict."""
+    document = orjson.loads(text)
+    verdict = read_enum(Verdict, document["verdict"])
+    return ClosedRun(document["number"], verdict, document["by"], document.get("reason"), document["had_ended"])
 
 
 def _read_instant(value: str | None) -> Micros | None:

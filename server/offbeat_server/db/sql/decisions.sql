@@ -46,7 +46,8 @@ delete from members m
 delete from members where monitor_id = any($1::integer[])
 
 -- name: put_runs
--- A revised run knows only what the late ping said; what the row had stays.
+-- A revised run knows only what the late ping said; what the row had stays. If a person revised it, there was no ping,
+-- and `last_ping_at` is the epoch.
 insert into runs (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,
                   exit_code, wide_exit_code, detail)
 select w.monitor_id, w.number, w.project_id, w.run, w.started_at, w.finished_at, w.last_ping_at, w.duration, w.verdict,
@@ -58,9 +59,11 @@ select w.monitor_id, w.number, w.project_id, w.run, w.started_at, w.finished_at,
           exit_code, detail)
 on conflict (monitor_id, number) do update
    set started_at = coalesce(excluded.started_at, runs.started_at), finished_at = excluded.finished_at,
-       last_ping_at = excluded.last_ping_at, duration = coalesce(excluded.duration, runs.duration),
-       verdict = excluded.verdict, reason = excluded.reason, exit_code = excluded.exit_code,
-       wide_exit_code = excluded.wide_exit_code,
+       last_ping_at = case when excluded.last_ping_at = 'epoch' then runs.last_ping_at else excluded.last_ping_at end,
+       duration = coalesce(excluded.duration, runs.duration), verdict = excluded.verdict, reason = excluded.reason,
+       exit_code = case when excluded.last_ping_at = 'epoch' then runs.exit_code else excluded.exit_code end,
+       wide_exit_code = case when excluded.last_ping_at = 'epoch' then runs.wide_exit_code
+                             else excluded.wide_exit_code end,
        detail = case when excluded.detail = '{}' then runs.detail else excluded.detail end
 
 -- name: put_incidents

@@ -36,6 +36,25 @@ select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_a
 -- include: runs_shown
  where r.monitor_id = $1 and r.number = $2
 
+-- name: run_standing
+-- The facts on which closing run $2 of monitor $1 depends. A change that closes it waits for the scheduler until the
+-- stored state of its monitor, or the checkpoint, includes that change. `ended`: when it ended, if the scheduler still
+-- remembers it (`c`: the last runs with an id; `f`: the last one without; see engine/model/runs.py).
+select exists (
+         select from changes c
+          where c.monitor_id is null and c.kind = 'close' and (c.after ->> 'monitor_id')::integer = $1
+            and (c.after ->> 'number')::integer = $2
+            and c.rev > greatest((select (s.state ->> 'rev')::bigint from states s where s.monitor_id = $1),
+                                 (select k.applied_rev from checkpoint k), 0)) as is_closing,
+       (select e.ended from states s
+         cross join lateral (
+           select (c ->> 1)::bigint as number, (c ->> 3)::bigint as ended
+             from jsonb_array_elements(s.state -> 'runs' -> 'c') c
+           union all
+           select (s.state -> 'runs' -> 'f' ->> 0)::bigint, (s.state -> 'runs' -> 'f' ->> 2)::bigint) e
+         where s.monitor_id = $1 and e.number = $2
+         limit 1) as ended
+
 -- part: incidents_shown
 -- An incident as it is shown, likewise.
 select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,

@@ -66,8 +66,10 @@ select rev, kind, project_id, monitor_id, subject, before::text as before, after
   from changes where rev > $1 and kind = 'window' and effective_at is not null order by rev
 
 -- name: changes_since
--- In the order of commits, see schema.sql.
-select rev, kind, project_id, monitor_id, subject, before::text as before, after::text as after
+-- In the order of commits, see schema.sql. The program before would take a change of a kind that it does not know for a
+-- new definition, but leaves out changes without a monitor: so `close` has its monitor in `after`.
+select rev, kind, project_id, case when kind = 'close' then (after ->> 'monitor_id')::integer else monitor_id end,
+       subject, before::text as before, after::text as after
   from changes where rev > $1 order by rev limit $2
 
 -- name: writers

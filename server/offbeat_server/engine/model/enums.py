@@ -35,13 +35,17 @@ class Status(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The result of a run. `hung` and `incomplete` are provisional: the run is open."""
+    """The result of a run. `hung` and `incomplete` are provisional: the run is open.
+
+    `ignored`: a person closed the run, and it counts neither as a success nor as a failure.
+    """
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     HUNG = "hung"
     INCOMPLETE = "incomplete"
     SUPERSEDED = "superseded"
+    IGNORED = "ignored"
     UNKNOWN = "unknown"
 
 

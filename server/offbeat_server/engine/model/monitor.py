@@ -121,6 +121,7 @@ class Incident:
 
     `announced`: the alert about its opening was sent. `announce_at`: when the next alert about it is due; None: no
     alert is due, or it waits for the end of the incident of `suppressed_by`, the monitor that explains this one.
+    `known_runs`: numbers of runs that a person closed as failed, so no alert is about them.
     `held_by`: the slug of that monitor after its recovery, `held_until` the end of the wait then. `notified_at`: the
     last alert. `silent`: no ping came since the schedule was last missed, so nothing further is expected.
     `runs`: the runs that ever were a cause, the first `RUNS_COUNTED_MAX`: their ids by their numbers. An awaited run
@@ -133,6 +134,7 @@ class Incident:
         "causes",
         "held_by",
         "held_until",
+        "known_runs",
         "notified_at",
         "notified_rank",
         "notified_runs",
@@ -160,6 +162,7 @@ class Incident:
         self.notified_shortfall = 0
         self.notified_runs: set[int] = set()
         self.runs: dict[int | str, str | None] = {}
+        self.known_runs: set[int] = set()
 
     def count_run(self, cause: Cause) -> None:
         """Note the run of a cause, if it is about one."""
@@ -194,6 +197,7 @@ class Incident:
             "t": [self.notified_at or 0, self.notified_rank, *sorted(self.notified_runs)],
             **({"l": self.notified_shortfall} if self.notified_shortfall else {}),
             **({"r": [[*each] for each in self.runs.items()]} if self.runs else {}),
+            **({"k": sorted(self.known_runs)} if self.known_runs else {}),
         }
 
     def drop_evidence(self) -> None:
@@ -221,6 +225,7 @@ class Incident:
         incident.held_until, incident.notified_at = held_until or None, notified_at or None
         incident.notified_runs, incident.notified_shortfall = set(notified_runs), state.get("l", 0)
         incident.runs = dict(state.get("r", ()))
+        incident.known_runs = set(state.get("k", ()))
         return incident
 
 

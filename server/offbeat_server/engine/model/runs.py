@@ -1,5 +1,6 @@
 """The open runs of a monitor, what it remembers of those that ended, and a queue of their limits."""
 
+from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any, NamedTuple
 
@@ -15,9 +16,6 @@ REMEMBERED_FOR: Micros = 600 * SECOND  # how long a run keeps its id after its e
 LATE_START_MAX: Micros = 10 * SECOND  # the first start of a run, this soon after its end, was overtaken by it
 
 
-_ENDED_FIELDS_FIRST = 4
-
-
 class EndedRun(NamedTuple):
     """A run that has ended, as far as a late ping of it needs to know."""
 
@@ -27,6 +25,12 @@ class EndedRun(NamedTuple):
     begun: bool = True  # whether it had a ping before its end
     started: Micros | None = None
     finish_key: str = ""  # what its own last ping said (see `repeat_key`); "": it has not said how it ended
+    by_hand: bool = False  # a person gave it this verdict, and it has sent no other finish since
+
+    def dump(self) -> list[Any]:
+        """As JSON, the fields that the program before reads. It does not know the verdict `ignored`."""
+        verdict = Verdict.UNKNOWN if self.verdict == Verdict.IGNORED else self.verdict
+        return [self.number, verdict, self.at, self.begun]
 
 
 def _load_ended(
@@ -57,7 +61,8 @@ class MonitorRuns:
         self.open: dict[int, Run] = {}
         self.by_id: dict[str, Run] = {}
         self.closed: dict[str, EndedRun] = {}  # by run id, the newest last
-        self.auto_completed: EndedRun | None = None  # the last run without an id, where its own pieces ended it
+        # The last run without an id, if its own pieces or a person ended it.
+        self.auto_completed: EndedRun | None = None
         self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
         # No limit of a run up to that number is evaluated before: something was changed.
         self.not_before: Micros | None = None
@@ -80,6 +85,23 @@ class MonitorRuns:
         """The ended run with this id, if it is remembered."""
         known = self.closed.get(run)
         return known if known is not None and at - known.at <= REMEMBERED_FOR else None
+
+    def ended_by_number(self, number: int, at: Micros) -> tuple[str | None, EndedRun] | None:
+        """The id and the ended run with this number, if it is remembered."""
+        found = ((run, e) for run, e in self._remembered() if e.number == number and at - e.at <= REMEMBERED_FOR)
+        return next(found, None)
+
+    def _remembered(self) -> Iterator[tuple[str | None, EndedRun]]:
+        yield from self.closed.items()
+        if self.auto_completed is not None:
+            yield None, self.auto_completed
+
+    def replace_ended(self, run: str | None, ended: EndedRun) -> None:
+        """Remember otherwise how a remembered run ended."""
+        if run is not None:
+            self.closed[run] = ended
+        else:
+            self.auto_completed = ended
 
     def knows(self, run: str, at: Micros) -> bool:
         """Whether the run with this id is open, or ended a short while ago."""
@@ -120,7 +142,7 @@ class MonitorRuns:
 
     def end_of_pieces(self, run: Run, at: Micros) -> None:
         """A run without an id was ended by its pieces: a finish of its own may still follow."""
-        self.auto_completed = EndedRun(run.number, run.verdict or Verdict.UNKNOWN, at)
+        self.auto_completed = EndedRun(run.number, run.verdict or Verdict.UNKNOWN, at, started=run.started_at)
 
     def put_off(self, until: Micros) -> None:
         """Evaluate no limit of the runs that are open now before `until`."""
@@ -147,10 +169,13 @@ class MonitorRuns:
             state["o"] = [run.dump() for run in self.open.values()]
         if self.closed:
             # Later fields have a key of their own: the program before reads exactly the first four.
-            state["c"] = [[run, *ended[:_ENDED_FIELDS_FIRST]] for run, ended in self.closed.items()]
+            state["c"] = [[run, *ended.dump()] for run, ended in self.closed.items()]
             state["w"] = [[ended.started or 0, ended.finish_key] for ended in self.closed.values()]
         if self.auto_completed is not None:
-            state["f"] = list(self.auto_completed[:_ENDED_FIELDS_FIRST])
+            state["f"] = self.auto_completed.dump()
+            state["s"] = self.auto_completed.started or 0
+        if by_hand := [[run, ended.verdict] for run, ended in self._remembered() if ended.by_hand]:
+            state["h"] = by_hand
         if self.finished is not None:
             state["e"] = list(self.finished)
         if self.not_before is not None:
@@ -172,7 +197,11 @@ class MonitorRuns:
         runs.closed = {
             run: _load_ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), keys, strict=False)
         }
-        runs.auto_completed = _load_ended(*state["f"]) if "f" in state else None
+        if "f" in state:
+            runs.auto_completed = _load_ended(*state["f"])._replace(started=state.get("s") or None)
+        by_hand = dict(state.get("h", ()))
+        for run_id, ended in [each for each in runs._remembered() if each[0] in by_hand]:
+            runs.replace_ended(run_id, ended._replace(verdict=read_enum(Verdict, by_hand[run_id]), by_hand=True))
         if "e" in state:
             runs.finished = (state["e"][0], state["e"][1])
         runs.not_before, runs.not_before_of = state.get("b", (None, 0))

@@ -16,8 +16,13 @@ from offbeat_server.engine.rules import notifications
 CAUSES_MAX = 100  # of one incident; beyond, the oldest is no longer held
 
 
-def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True) -> None:
-    """Something went wrong. It is one more failure in a row, but a `run` is only one of them however much it breaks."""
+def record_failure(
+    state: EngineState, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True, is_known: bool = False
+) -> None:
+    """Something went wrong. It is one more failure in a row, but a `run` is only one of them however much it breaks.
+
+    `is_known`: a person has said so, and gets no alert about this run.
+    """
     if m.paused:
         return
     if run is not None:
@@ -42,8 +47,13 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
         incident = m.incident = Incident(m.incidents, m.streak_since)
         incident.causes[cause.key] = cause
         state.with_open_incident.add(m.id)
-        notifications.schedule_opening(state, m, incident, cause)
+        if is_known:
+            incident.known_runs.add(cause.number)
+        else:
+            notifications.schedule_opening(state, m, incident, cause)
     else:
+        if is_known:
+            incident.known_runs.add(cause.number)
         known = incident.causes.get(cause.key)
         if known is not None:
             cause.opened_at = known.opened_at
@@ -54,6 +64,8 @@ def record_failure(state: EngineState, m: Monitor, cause: Cause, run: Run | None
         incident.drop_evidence()
         if incident.announced:
             notifications.schedule_worse(state, m, incident, cause, run)
+        elif incident.announce_at is None and incident.suppressed_by is None and not is_known:
+            notifications.schedule_opening(state, m, incident, cause)  # its causes until now were known
     if m.definition.members is None:  # of a fleet, `run` is a member
         incident.count_run(cause)
     state.update_status(m)
@@ -71,10 +83,12 @@ def update_reason(state: EngineState, m: Monitor, key: CauseKey, reason: str) ->
         state.record_incident(m, incident)
 
 
-def record_success(state: EngineState, m: Monitor, number: int = 0, since: Micros | None = None) -> None:
+def record_success(
+    state: EngineState, m: Monitor, number: int = 0, since: Micros | None = None, by_hand: bool = False
+) -> None:
     """A success that counts: of run `number`, which started at `since` (None: unknown).
 
-    `number` is 0 for a heartbeat, and for a run whose first ping ended it.
+    `number` is 0 for a heartbeat, and for a run whose first ping ended it. `by_hand`: a person says so, no ping.
 
     It speaks against every cause that is older than it, and closes those against which `recover_after` have spoken.
     """
@@ -84,14 +98,14 @@ def record_success(state: EngineState, m: Monitor, number: int = 0, since: Micro
         return
     over: set[CauseKey] = set()
     for key, cause in incident.causes.items():
-        cause.consecutive_successes += _is_later(m, cause, number, since)
+        cause.consecutive_successes += _is_later(m, cause, number, since, by_hand)
         if cause.consecutive_successes >= m.definition.recover_after:
             over.add(key)
     if over:
         clear(state, m, over.__contains__)
 
 
-def _is_later(m: Monitor, cause: Cause, number: int, since: Micros | None) -> bool:
+def _is_later(m: Monitor, cause: Cause, number: int, since: Micros | None, by_hand: bool) -> bool:
     """Whether a success says anything about a cause: of its run, about those of runs that started before."""
     if not number:
         return True
@@ -99,7 +113,7 @@ def _is_later(m: Monitor, cause: Cause, number: int, since: Micros | None) -> bo
         return number > cause.number
     if since is not None and since > cause.last_failed_at:
         return True
-    return cause.kind == CauseKind.MISSED and m.definition.every is not None
+    return cause.kind == CauseKind.MISSED and m.definition.every is not None and not by_hand
 
 
 def clear(

@@ -62,6 +62,9 @@ def notify_if_due(state: EngineState, m: Monitor) -> None:
     if incident is None or (at := state.notify_at(m, incident)) is None or at > state.now:
         return
     incident.announce_at = None
+    if all(is_known(incident, cause) for cause in incident.causes.values()):
+        state.open_for(m)  # no alert records that the plan is over
+        return
     if incident.announced:
         news = [cause for cause in incident.causes.values() if _is_news(incident, cause)]
         if news:
@@ -154,7 +157,14 @@ def repair(state: EngineState, m: Monitor) -> None:
         release_held_by(state, m, incident.suppressed_by, up.since if up is not None else state.now)
 
 
+def is_known(incident: Incident, cause: Cause) -> bool:
+    """Whether a cause is about a run that a person closed as failed: no alert needs to say so."""
+    return cause.number in incident.known_runs
+
+
 def _is_news(incident: Incident, cause: Cause) -> bool:
+    if is_known(incident, cause):
+        return False
     another_run = cause.number > 0 and cause.number not in incident.notified_runs
     return another_run or cause.shortfall > incident.notified_shortfall or RANKS[cause.kind] > incident.notified_rank
 

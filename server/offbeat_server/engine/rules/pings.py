@@ -126,8 +126,9 @@ def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, key: 
         if runs is None or own is None or state.now - own.at > REMEMBERED_FOR:
             _apply_heartbeat(state, m, ping)
             return True
-        runs.auto_completed = None  # its pieces had ended it, and this is its own finish
-        if ping.signal == "fail" and own.verdict != Verdict.FAILED:
+        runs.auto_completed = None  # its pieces or a person had ended it, and this is its own finish
+        differs = (own.verdict == Verdict.FAILED) != (ping.signal == "fail")
+        if differs and (_may_differ(own, ping) if own.by_hand else ping.signal == "fail"):
             revise(state, m, own, ping)
         return False
     runs = runs_of(m)
@@ -151,11 +152,13 @@ def _run_to_end(runs: MonitorRuns, ping: Ping) -> Run | None:
 def _apply_to_ended_run(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, key: str) -> bool:
     """A finish of a run that was begun and has ended. False: it is of another run with the same id."""
     failed = ping.signal == "fail"
-    if not ended.finish_key:  # its pieces had ended it, or we had, and this is its own finish
+    if ended.by_hand and not _may_differ(ended, ping):
+        return True
+    if ended.by_hand or not ended.finish_key:  # its pieces had ended it, or we had, and this is its own finish
         if ended.verdict != (Verdict.FAILED if failed else Verdict.SUCCEEDED):
             revise(state, m, ended, ping)
         elif m.runs is not None and ping.run is not None:
-            m.runs.closed[ping.run] = ended._replace(finish_key=key)
+            m.runs.closed[ping.run] = ended._replace(finish_key=key, by_hand=False)
         return True
     if slot_has_come(m):
         return False
@@ -168,6 +171,11 @@ def _apply_to_ended_run(state: EngineState, m: Monitor, ended: EndedRun, ping: P
     elif ping.dialect in ANY_SUCCESS_DIALECTS:
         return False
     return True
+
+
+def _may_differ(ended: EndedRun, ping: Ping) -> bool:
+    """Whether a finish counts although a person gave the run its verdict: it must say what the run never said."""
+    return ended.verdict != Verdict.IGNORED and ended.finish_key.partition(" ")[0] != ping.signal
 
 
 def _apply_heartbeat(state: EngineState, m: Monitor, ping: Ping) -> None:

@@ -14,7 +14,7 @@ from offbeat.readable import says_one_line
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.common.plural import plural
 from offbeat_server.engine.model.definition import Definition, Members, Tasks
-from offbeat_server.engine.model.enums import StageStatus
+from offbeat_server.engine.model.enums import StageStatus, Verdict
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
@@ -242,6 +242,12 @@ def worst_loss(fleet: Fleet, members: Members, definition: Definition, at: Micro
     text = f"{missing} of {expected} {were} missing at the worst, at {say_time(at, definition)}"
     names = list(islice(fleet.silent, NAMES_SHOWN_MAX))
     return text + (f": {say_names(names, len(fleet.silent))}" if names else "")
+
+
+@says_one_line
+def closed_by_hand(verdict: Verdict, by: str, text: str | None) -> str:
+    """A person has closed a run."""
+    return f"closed as {verdict} by {by}" + (f": {text}" if text else "")
 
 
 @says_one_line

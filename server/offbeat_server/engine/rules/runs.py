@@ -1,6 +1,7 @@
 """Beginning and ending runs, by pings, deadlines or changes."""
 
 from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.decisions import NO_PING
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
@@ -153,6 +154,49 @@ def close_run(
     state.record_run(m, run)
 
 
+def close_by_hand(
+    state: EngineState, m: Monitor, number: int, verdict: Verdict, reason: str, had_ended: bool = False
+) -> None:
+    """Apply the verdict of a person (failed, succeeded or ignored) to a run: S15.16 to S15.18 of docs/semantics.md.
+
+    `had_ended`: it had ended when the person said so. Otherwise, if it has ended since, its own end stands.
+    """
+    runs = m.runs
+    if runs is None or m.definition.members is not None:
+        return
+    if (run := runs.open.get(number)) is not None:
+        close_run(state, m, run, verdict, reason)
+        ended = EndedRun(number, verdict, state.now, started=run.started_at, by_hand=True)
+        runs.replace_ended(run.run, ended)
+        _apply_verdict_by_hand(state, m, ended, run.run, reason, run)
+        if verdict != Verdict.IGNORED:
+            notify_followers(state, m, "fail" if verdict == Verdict.FAILED else "success", run.run)
+    elif had_ended and (known := runs.ended_by_number(number, state.now)) is not None:
+        run_id, ended = known
+        if ended.verdict == verdict:
+            return
+        ended = ended._replace(verdict=verdict, by_hand=True)
+        runs.replace_ended(run_id, ended)
+        revised = Run(number, run_id, None, NO_PING)
+        revised.finished_at, revised.verdict, revised.reason = ended.at, verdict, reason
+        state.revise_run(m, revised)
+        _apply_verdict_by_hand(state, m, ended, run_id, reason, None)
+
+
+def _apply_verdict_by_hand(
+    state: EngineState, m: Monitor, ended: EndedRun, run_id: str | None, reason: str, run: Run | None
+) -> None:
+    number = ended.number
+    failed = Cause(CauseKind.FAILED, state.now, reason, number, run_id) if ended.verdict == Verdict.FAILED else None
+    if failed is not None:
+        record_failure(state, m, failed, run, is_known=True)
+    elif m.incident is not None:
+        m.incident.known_runs.discard(number)
+    clear(state, m, lambda key: key[1] == number and (failed is None or key != failed.key))
+    if ended.verdict == Verdict.SUCCEEDED:
+        record_success(state, m, number, ended.started, by_hand=True)
+
+
 def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: bool = True) -> None:
     """A later finish says something else of a run than how it had ended, and that stands.
 
@@ -166,8 +210,10 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
     run.verdict = Verdict.FAILED if failed else Verdict.SUCCEEDED
     run.reason = reasons.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
     if ping.run is not None:
-        runs.closed[ping.run] = ended._replace(verdict=run.verdict, finish_key=repeat_key(ping))
+        runs.closed[ping.run] = ended._replace(verdict=run.verdict, finish_key=repeat_key(ping), by_hand=False)
     state.revise_run(m, run)
+    if m.incident is not None and run.verdict != ended.verdict:
+        m.incident.known_runs.discard(ended.number)
     if failed:
         evidence: RunEvidence[Micros] = {"last_message": ping.message}  # the run itself is no longer known
         cause = Cause(CauseKind.FAILED, state.now, run.reason or "", ended.number, ping.run, evidence=evidence)

@@ -8,7 +8,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind
 from offbeat_server.engine.model.monitor import Cause, Monitor
-from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Entry
+from offbeat_server.engine.model.ping import AFTER_ALL, OVERTAKEN_MAX, Entry
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.incidents import clear, record_failure
@@ -78,13 +78,15 @@ def notify_followers(state: EngineState, m: Monitor, signal: str, run: str | Non
     """Start the deadlines of the monitors that come `after` this one."""
     for follower_id in sorted(state.followers.get((m.project_id, m.slug), ())):
         follower = state.monitors.get(follower_id)
-        if follower is None or follower.paused or (m.position <= follower.position and follower is not m):
-            continue  # the last: a replay, and its state knows it already
+        if follower is None or follower.paused:
+            continue
+        if m.writer != AFTER_ALL and m.position <= follower.position and follower is not m:
+            continue  # a replayed ping, and its state knows it already; a change is applied once, maybe with others
         after = follower.definition.after
         if after is None or after.signal != signal:
             continue
         if follower is not m:
-            follower.at, follower.writer, follower.seq = m.position
+            follower.at, follower.writer, follower.seq = max(m.position, follower.position)
         if run is not None and follower.runs is not None and follower.runs.knows(run, state.now):
             continue  # it was faster
         if follower.awaited is None:

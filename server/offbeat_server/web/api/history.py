@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
+from offbeat_server.engine.model.enums import Verdict
+from offbeat_server.services import runs
 from offbeat_server.services.config_diff import action_of, field_changes
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.answers import alert_answer, incident_answer, instant, ping_answer, run_answers
@@ -69,11 +71,23 @@ async def get_runs(call: Call[None, requests.RunsQuery]) -> ApiReply:
     return ApiReply({"items": await run_answers(call.deps.pool, page.rows), "next_cursor": page.next_cursor})
 
 
-async def get_run(call: Call[None, None]) -> ApiReply:
+async def get_run(call: Call[Any, None]) -> ApiReply:
     """One run with its stages, tasks and progress."""
     row = await history.find_run(call.deps.pool, *pair_in(call, "run"))
     (answer,) = await run_answers(call.deps.pool, [allowed(call, row, "run")])
     return ApiReply(answer)
+
+
+async def close_run(call: Call[requests.RunVerdict, None]) -> ApiReply:
+    """Close a run by hand, such as one whose job has died. The run ends now with this verdict.
+
+    The verdict of a run that has ended can be changed in the same way for 10 minutes. The answer is the run as it was
+    before; it shows the change within two seconds.
+    """
+    pair, body = pair_in(call, "run"), call.body
+    command = runs.CloseRun(*pair, call.principal.project_id, Verdict(body.verdict), body.reason)
+    await runs.close_run(call.context, command, call.actor)
+    return (await get_run(call))._replace(status=202)
 
 
 async def get_monitor_incidents(call: Call[None, requests.IncidentsQuery]) -> ApiReply:
@@ -167,6 +181,7 @@ ROUTES = [
         query=requests.IncidentsQuery,
     ),
     Route("GET", "/runs/{id}", get_run, responses.RunAnswer),
+    Route("POST", "/runs/{id}/close", close_run, responses.RunAnswer, "write", requests.RunVerdict, None, (202,)),
     Route(
         "GET",
         "/incidents",

@@ -22,7 +22,7 @@ LOOKS = {
     **dict.fromkeys(("new", "waiting", "not started", "pending", "log", "comment"), "new"),
     **dict.fromkeys(("running", "start"), "running"),
     "unwatched": "unwatched",
-    **dict.fromkeys(("paused", "skip", "skipped", "superseded", "leave", "collapsed"), "paused"),
+    **dict.fromkeys(("paused", "skip", "skipped", "superseded", "ignored", "leave", "collapsed"), "paused"),
     **dict.fromkeys(("acknowledge", "acknowledged"), "seen"),
 }
 

@@ -5,15 +5,17 @@ channels, windows and projects are in services/documents.py, because forms and f
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from offbeat_server.engine.model.definition import Duration, Slug, StageName
 from offbeat_server.engine.model.enums import AlertState, Status, Verdict
 from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
 from offbeat_server.ingest.protocols.parsing.ids import canonical_run, read_id
 from offbeat_server.services.documents import InputDocument, MonitorBody, Name
+
+CLOSE_REASON_CHARS_MAX = 500
 
 # As pings store it, for any length and any encoding of `+` and spaces.
 RunSought = Annotated[str, Field(max_length=2_000), AfterValidator(lambda run: read_id("run", run)[0])]
@@ -52,6 +54,24 @@ class Comment(InputDocument):
     """A comment on an incident."""
 
     comment: Annotated[str, Field(min_length=1, max_length=2000, description="Text that is shown with the incident.")]
+
+
+class RunVerdict(InputDocument):
+    """The verdict of a person about a run."""
+
+    verdict: Literal["failed", "succeeded", "ignored"] = Field(
+        description="`failed`: the run has failed; no alert is sent about it. `succeeded`: it counts as a success. "
+        "`ignored`: it counts neither as a success nor as a failure."
+    )
+    reason: Annotated[str, Field(min_length=1, max_length=CLOSE_REASON_CHARS_MAX)] | None = Field(
+        None, description="Why, for people who look at the run later. Required for `succeeded`."
+    )
+
+    @model_validator(mode="after")
+    def _says_why_it_succeeded(self) -> Self:
+        if self.verdict == "succeeded" and not (self.reason or "").strip():
+            raise ValueError("reason: required if the verdict is succeeded")
+        return self
 
 
 class NewKey(InputDocument):

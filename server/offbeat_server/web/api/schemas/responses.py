@@ -27,6 +27,7 @@ ChangeKind = Literal[
     "acknowledge",
     "resolve",
     "comment",
+    "close",
 ]
 
 

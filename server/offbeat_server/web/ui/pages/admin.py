@@ -28,7 +28,7 @@ NO_PROJECT: Mapping[str, Any] = {"slug": "", "name": ""}  # the empty form of a 
 _MADE = "offbeat-made-key"
 KINDS = (
     *("monitor", "channel", "project", "key", "pause", "resume", "snooze", "acknowledge", "resolve", "comment"),
-    "window",
+    *("close", "window"),
 )
 
 

@@ -7,16 +7,22 @@ from aiohttp import web
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Record
-from offbeat_server.db.read_models import pages
+from offbeat_server.db.read_models import history, pages
 from offbeat_server.db.repositories.client_runs import PINGS_APPLIED_MAX, ClientRun, read_new_pings
 from offbeat_server.engine.model.definition import Definition, Tasks, load_definition
+from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.run import Run, tasks_of
 from offbeat_server.engine.model.run_detail import TasksDetail
+from offbeat_server.engine.model.runs import REMEMBERED_FOR
 from offbeat_server.engine.model.tasks import TaskGroup
 from offbeat_server.engine.schedule.durations import say_duration
+from offbeat_server.services import runs
+from offbeat_server.web.api.schemas import requests
+from offbeat_server.web.api.schemas.requests import CLOSE_REASON_CHARS_MAX
 from offbeat_server.web.framework.params import allowed, pair_in
+from offbeat_server.web.framework.routing import validate
 from offbeat_server.web.ui import charts
-from offbeat_server.web.ui.page_base import UiRoute, Visit, show
+from offbeat_server.web.ui.page_base import UiRoute, Visit, redirect, show
 
 NAMES_SHOWN = 2_000  # most are shown as spans of numbers
 CELLS_MAX = 10_000
@@ -45,7 +51,27 @@ async def run_page(visit: Visit) -> web.StreamResponse:
     row = allowed(visit, rows[0] if rows else None, "run")
     followed = ClientRun(row)
     await read_new_pings(visit.deps.pool, [followed])
-    return show(visit, "run.html", **context(row, followed, visit.now))
+    can_close = visit.writes and await _can_close(visit, row)
+    shown = context(row, followed, visit.now)
+    return show(visit, "run.html", **shown, can_close=can_close, reason_max=CLOSE_REASON_CHARS_MAX)
+
+
+async def _can_close(visit: Visit, row: Record) -> bool:
+    """Whether a person can decide the verdict of this run."""
+    if row["finished_at"] is None:
+        return True
+    standing = await history.run_standing(visit.deps.pool, row["monitor_id"], row["number"])
+    return standing.remembered_end is not None and visit.now - standing.remembered_end <= REMEMBERED_FOR
+
+
+async def close_run(visit: Visit) -> web.StreamResponse:
+    """Close a run by hand."""
+    fields = {"verdict": visit.form_field("verdict"), "reason": visit.form_field("reason") or None}
+    body = validate(requests.RunVerdict, fields)
+    pair = pair_in(visit, "run")
+    command = runs.CloseRun(*pair, visit.principal.project_id, Verdict(body.verdict), body.reason)
+    await runs.close_run(visit.context, command, visit.actor)
+    return redirect(f"/runs/{visit.request.match_info['id']}")
 
 
 def context(row: Record, followed: ClientRun, now: Micros) -> dict[str, Any]:
@@ -154,4 +180,7 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
     return sorted(limits, key=lambda each: each[1])
 
 
-PAGES = [UiRoute("GET", "/runs/{id}", run_page)]
+PAGES = [
+    UiRoute("GET", "/runs/{id}", run_page),
+    UiRoute("POST", "/runs/{id}/close", close_run, "write"),
+]
