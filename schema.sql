@@ -78,6 +78,7 @@ create table monitors (
   definition  jsonb not null,                -- as engine/model/definition.py reads it
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
+  newer_fields jsonb not null default '{}',  -- the fields of it that the program of version 5 does not know: NEWER_FIELDS
   unique (project_id, slug)
 );
 -- The few that refer to others: who depends on whom is asked at every change and deletion.
@@ -412,7 +413,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (5, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (6, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

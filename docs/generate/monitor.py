@@ -9,7 +9,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Name and text": ("slug", "project", "name", "description", "tags"),
     "Keys and pings": ("key", "keys", "methods", "keywords", "paused", "manual_resume"),
     "Schedule": ("every", "cron", "oncalendar", "after", "members", "timezone", "grace", "first_within"),
-    "Runs": (*("max_runtime", "min_runtime", "quiet_for", "stall_for", "overlap", "stages", "tasks", "at_most"),),
+    "Runs": (
+        *("max_runtime", "min_runtime", "quiet_for", "stall_for", "overlap", "stages", "tasks", "complete", "at_most"),
+    ),
     "Alerts": (
         *("fail_after", "recover_after", "depends_on", "dependency_wait", "count_outages", "strict", "channels"),
         "remind_every",

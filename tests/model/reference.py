@@ -27,6 +27,7 @@ RANK = {
     "stage": 5,
     "tasks": 5,
     "hung": 6,
+    "incomplete": 7,
     "failed": 7,
 }
 OUTCOMES = {"success": "done", "fail": "failed", "skip": "skipped"}
@@ -99,6 +100,7 @@ class Run:
     restarted: Micros = 0
     unended: Micros = 0  # since when no run without an id has ended
     start_received: bool = True  # its start was received
+    trusted: bool = False  # more was required of a run by an edit while it was open
     hung: bool = False
     overdue: bool = False  # hung by a deadline, and not only by a silence or a stall
     unknown: bool = False
@@ -424,6 +426,43 @@ def is_complete(d: Definition, seen: Seen) -> bool:
     return over(d.stages[-1].name) and all(
         over(each.name) or (each.optional and each.name not in seen.stages) for each in d.stages
     )
+
+
+def missing_of(d: Definition, run: Run, seen: Seen, all_heard: bool) -> tuple[bool, set[str]]:
+    """Whether a part of a run is missing at its `success`, and its failed stages. Lost pings: not `all_heard`."""
+    if d.complete != "required" or run.trusted or (not seen.stages and not seen.groups):
+        return False, set()
+    status = {name: stage.status for name, stage in seen.stages.items()}
+    listed = {each.name for each in d.stages}
+    failed = {name for name in listed if status.get(name) == "failed"}
+    lost = any(not each.optional and each.name not in status for each in d.stages)
+    for name in listed:
+        group = seen.groups.get(name)
+        well = group is not None and group.ended > 0 and not group.outstanding(tasks_of(d, name))
+        lost |= status.get(name) == "running" and not well
+    for name in {"", *listed, *seen.groups}:
+        if not name or status.get(name) not in (None, "skipped"):
+            group, tasks = seen.groups.get(name, Group()), tasks_of(d, name)
+            lost |= group.expected(tasks) is not None and group.outstanding(tasks)
+    return bool(failed) or (lost and all_heard), failed
+
+
+def asks_more(old: Definition, new: Definition) -> bool:
+    """Whether more is required of a run by the new definition."""
+    if new.complete != "required" or old.complete != "required":
+        return new.complete == "required"
+    mandatory = {each.name for each in old.stages if not each.optional}
+    named = {each.name for each in old.stages}
+    if any(each.name not in (named if each.optional else mandatory) for each in new.stages):
+        return True
+    for name in ("", *(each.name for each in new.stages)):
+        before, after = ((t.expected if t else None) or 0 for t in (tasks_of(old, name), tasks_of(new, name)))
+        if isinstance(after, tuple):
+            if not isinstance(before, tuple) or set(after) - set(before):
+                return True
+        elif after > (len(before) if isinstance(before, tuple) else before):
+            return True
+    return False
 
 
 # ---------------------------------------------------------------------------------------------------------- the model
@@ -1090,13 +1129,20 @@ class Model:
             self._too_often(m, run)
         run.duration = self.now - run.started if run.started else None
         cause = None
+        stay: set[tuple[str, int, str]] = set()
         if ping.signal == "fail":
             cause = Cause("failed", run.number, "", self.now)
         elif ping.signal != "skip":
             group = next((name for name, g in seen.groups.items() if g.too_many(tasks_of(m.d, name))), None)
             least = m.d.min_runtime
+            incomplete = False
+            if not created_by_finish and not run.by_steps:
+                incomplete, failed_stages = missing_of(m.d, run, seen, not self._may_lose(m, run))
             if group is not None:
                 cause = Cause("tasks", run.number, group, self.now)
+            elif incomplete:
+                cause = Cause("incomplete", run.number, "", self.now)
+                stay = {("stage", run.number, name) for name in failed_stages}
             elif least is not None and run.duration is not None and run.duration < least:
                 cause = Cause("too_early", run.number, "", self.now)
         run.ended, run.verdict = self.now, "failed" if cause else "succeeded"
@@ -1106,11 +1152,16 @@ class Model:
         run.late = run.hung and run.overdue and not by_others and cause is None and ping.signal != "skip"
         if cause is not None:
             self._meet(m, cause, run)
-        self._over(m, lambda c: c.number == run.number and (cause is None or c.key != cause.key))
+        self._over(m, lambda c: c.number == run.number and c.key not in stay and (cause is None or c.key != cause.key))
         any_success = ping.dialect == "healthchecks"
         if cause is None and (any_success or not run.counted or by_others):
             self._good(m, None if created_by_finish or any_success else run)
         self._say(m, "fail" if cause else "success", run.id)
+
+    def _may_lose(self, m: Monitor, run: Run) -> bool:
+        """Whether an outage may have lost pings of this run."""
+        parts = [min(high, self.now) - max(low, run.started) for low, high in self.outages]
+        return not m.d.count_outages and any(part >= S and part * 100 >= self.now - run.started for part in parts)
 
     def _revise(self, m: Monitor, run: Run, ping: Ping) -> None:
         former, run.verdict = run.verdict, "failed" if ping.signal == "fail" else "succeeded"
@@ -1355,6 +1406,8 @@ class Model:
             shorter = old.members is not None and new.members.every < old.members.every
             wait = new.members.grace + (new.members.every if shorter else 0)
             m.members_from = max(m.members_from, self.now + wait)
+        for run in m.open:
+            run.trusted |= asks_more(old, new)
         fields = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "count_outages")
         if any(getattr(old, name) != getattr(new, name) for name in fields):
             self._put_off(m)

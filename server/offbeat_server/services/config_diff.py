@@ -57,7 +57,7 @@ def _flat(kinds: ChannelKinds, kind: str, document: Document | None) -> Document
     flat = {name: value for name, value in document.items() if name not in _NOT_SHOWN}
     definition = flat.pop("definition", None)
     if kind == "monitor":
-        definition = with_present_names(definition or {})
+        definition = with_present_names({**(definition or {}), **flat.pop("newer_fields", {})})
     if kind == "channel":
         definition = kinds.shown(flat.get("kind", ""), definition or {})
     if kind == "project":

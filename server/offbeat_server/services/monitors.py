@@ -188,6 +188,8 @@ async def provision_monitor(pool: Pool, command: ProvisionMonitor, actor: str) -
             like = await definitions.stored_definition(connection, project_id, command.like)
         if stored is None and like is None and not command.create:
             return "unknown"
+        if stored is not None:
+            stored.setdefault("complete", "trust")  # only what the client declares may change
         base = stored if stored is not None else like if like is not None else command.defaults
         fields = {**base, **command.declared}
         definition = read_definition({name: value for name, value in fields.items() if value is not None})

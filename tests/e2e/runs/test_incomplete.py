@@ -116,7 +116,8 @@ def test_a_ping_after_the_deadline_shows_that_it_runs_too_long(scene: Scene) -> 
 
 
 def test_the_end_of_a_stage_was_lost_if_the_run_continued(scene: Scene) -> None:
-    scene.monitor(stages=[{"name": "extract", "within": "1h"}, {"name": "load", "within": "1h"}])
+    stages = [{"name": "extract", "within": "1h"}, {"name": "load", "within": "1h"}]
+    scene.monitor(stages=stages, complete="trust")
     scene.ping(0, "start", run="r")
     scene.outage(1000, 1004)  # `extract` ends
     scene.ping(1005, "start", run="r", stage="load")

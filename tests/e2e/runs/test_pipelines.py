@@ -45,7 +45,8 @@ def restart(scene: Scene) -> None:
 
 
 def test_a_run_outlasts_days_and_restarts_and_is_watched_by_each_of_its_limits(scene: Scene) -> None:
-    scene.monitor(max_runtime="7d", quiet_for="30h", stall_for="3d", stages=[{"name": "copy", "within": "6d"}])
+    stages = [{"name": "copy", "within": "6d"}]
+    scene.monitor(max_runtime="7d", quiet_for="30h", stall_for="3d", stages=stages, complete="trust")
     scene.ping(0, "start", run="archive")
     for day in range(1, 5):
         scene.ping(day * DAY, "progress", run="archive", stage="copy", done=min(day, 2), total=9)

@@ -207,3 +207,25 @@ async def test_a_run_is_closed_once_until_the_scheduler_has_acted(context: Conte
     await pool.execute("update states set state = $1", state)
     with pytest.raises(ConflictError, match="10 minutes"):
         await close(1, Verdict.SUCCEEDED)
+
+
+async def test_a_definition_of_the_version_before_is_written_again_with_what_is_required(
+    api: Api, context: Context
+) -> None:
+    """Fields that it does not know are stored beside the definition, and a change names them."""
+    stages = [{"name": "load"}]
+    await api.pool.execute("""
+        insert into monitors (project_id, rev, slug, name, definition)
+          values (1, 0, 'etl', 'etl', '{"stages": [{"name": "load"}]}')
+    """)
+    shown = (await api("GET", "/monitors/etl")).body
+    assert shown["complete"] is None and shown["stages"][0]["name"] == "load"
+    planned = (await api("POST", "/apply", {"monitors": {"etl": {"stages": stages}}, "dry_run": True})).body
+    (change,) = planned["changes"]
+    assert [(each["field"], each["new"]) for each in change["fields"]] == [("complete", "required")]
+    await monitors.put_monitor(context, monitors.PutMonitor(1, "etl", MonitorBody(stages=stages)), "me")
+    assert (await api("GET", "/monitors/etl")).body["complete"] == "required"
+    row = await api.pool.fetchrow("select definition, newer_fields from monitors where slug = 'etl'")
+    assert row is not None and row["newer_fields"] == {"complete": "required"} and "complete" not in row["definition"]
+    exported = (await api("GET", "/export")).body
+    assert [each["complete"] for each in exported["monitors"]] == ["required"]

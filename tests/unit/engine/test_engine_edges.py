@@ -142,7 +142,8 @@ def test_only_runs_that_started_later_speak_against_a_failure(scene: Scene) -> N
 
 
 def test_a_run_that_ends_well_closes_what_was_left_open(scene: Scene) -> None:
-    scene.monitor(stages=[{"name": "a", "within": "1m"}, {"name": "b", "within": "1m"}], tasks={"expected": 5})
+    stages = [{"name": "a", "within": "1m"}, {"name": "b", "within": "1m"}]
+    scene.monitor(stages=stages, tasks={"expected": 5}, complete="trust")
     scene.ping(0, "start", run="r")
     scene.ping(1, "start", run="r", stage="a")
     scene.ping(2, "success", run="r", task="1")

@@ -14,7 +14,7 @@ STORED = {
     "Status": "down late unknown up new unwatched paused",
     "Verdict": "succeeded failed hung incomplete superseded ignored unknown",
     "StageStatus": "waiting running done failed skipped unfinished not_started",
-    "CauseKind": "missed failed hung stage tasks members too_early too_often overlap",
+    "CauseKind": "missed failed hung stage tasks members too_early too_often overlap incomplete",
     "Resolution": "recovered changed paused by_hand deleted",
     "AlertKind": "opened worse reminder resolved operator test digest over",
     "AlertState": "pending delivered dead expired collapsed",

@@ -197,7 +197,7 @@ def test_a_stage_of_a_good_run_whose_tasks_all_ended_well_is_done(
     scene: Scene, last: Signal, total: int | None, status: str
 ) -> None:
     """An orchestrator reports the tasks of a stage, whose number it does not know, and the end of the run."""
-    scene.monitor(stages=ETL)
+    scene.monitor(stages=ETL, complete="trust")
     scene.ping(0, "start", run="r")
     scene.ping(1, "success", run="r", stage="extract", task="1", total=total)
     scene.ping(2, last, run="r", stage="extract", task="2")
@@ -211,7 +211,7 @@ ENDS: dict[str, Signal] = {"success": "success", "skip": "skip", "two at once": 
 @pytest.mark.parametrize("how", ["success", "skip", "superseded", "two at once", "deleted"])
 def test_a_stage_whose_end_was_not_received_is_unfinished(scene: Scene, how: str) -> None:
     run = None if how == "superseded" else "r"
-    scene.monitor(stages=ETL)
+    scene.monitor(stages=ETL, complete="trust")
     scene.ping(0, "start", run=run)
     scene.ping(1, "start", run=run, stage="extract")
     if how == "two at once":

@@ -27,8 +27,8 @@ class Change(NamedTuple):
     """The values before and after a change: None before a creation and after a deletion.
 
     For a monitor both hold everything that the scheduler needs to go back: `slug, name, tags, paused, snoozed_until,
-    created_at, definition, keys`, instants as ISO 8601 text. Keys are whole here and cut where they are recorded; a
-    channel's secrets are masked by the caller, because only the channel's kind knows them.
+    created_at, definition, newer_fields, keys`, instants as ISO 8601 text. Keys are whole here and cut where they are
+    recorded; a channel's secrets are masked by the caller, because only the channel's kind knows them.
     """
 
     kind: str

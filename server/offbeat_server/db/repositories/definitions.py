@@ -18,11 +18,12 @@ from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import changes
 from offbeat_server.db.repositories.changes import ANY_REV, NO_REV, Change
-from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.definition import NEWER_FIELDS, Definition
 from offbeat_server.engine.model.ping import Signal
 
 _SQL = sql_loader.load("definitions")
 RESERVED = "this key is, or begins with, the ping key of another project; choose another key"
+_JSON_FIELDS = ("definition", "newer_fields")
 PART_MONITORS = 200  # read, planned and written in one go: some 5 ms of the loop
 
 
@@ -87,7 +88,7 @@ async def put_monitors(connection: Connection, wanted: Sequence[WantedMonitor], 
 async def stored_definition(connection: Connection, project_id: int, slug: str) -> dict[str, Any] | None:
     """The definition of one monitor as it is stored; None when there is no such monitor."""
     row = await connection.fetchrow(_SQL["by_slug"], [project_id], [slug])
-    return None if row is None else dict(row["definition"])
+    return None if row is None else {**row["definition"], **row["newer_fields"]}
 
 
 async def has_monitors(connection: Connection, project_id: int, count: int) -> bool:
@@ -159,6 +160,7 @@ def _plan(wanted: WantedMonitor, row: asyncpg.Record | None) -> _Plan:
     definition = wanted.definition.dump()
     # Name and tags are columns: without them equal expectations are equal texts, and the engine holds each once.
     name, tags = definition.pop("name", None) or wanted.slug, definition.pop("tags", [])
+    newer = {field: definition.pop(field) for field in NEWER_FIELDS if field in definition}
     after = {
         "slug": wanted.slug,
         "name": name,
@@ -167,6 +169,7 @@ def _plan(wanted: WantedMonitor, row: asyncpg.Record | None) -> _Plan:
         "snoozed_until": before["snoozed_until"] if before else None,
         "created_at": before["created_at"] if before else None,
         "definition": definition,
+        "newer_fields": newer,
         "keys": _plan_keys(wanted, before["keys"] if before else []),
     }
     return _Plan(wanted, row, before, after)
@@ -257,7 +260,7 @@ async def _insert(connection: Connection, plans: Sequence[tuple[_Plan, int]]) ->
         *([plan.after[field] for plan, _ in plans] for field in ("slug", "name")),
         [" ".join(plan.after["tags"]) for plan, _ in plans],
         [plan.after["paused"] for plan, _ in plans],
-        [orjson.dumps(plan.after["definition"]).decode() for plan, _ in plans],
+        *([orjson.dumps(plan.after[field]).decode() for plan, _ in plans] for field in _JSON_FIELDS),
     )
     ids = {(row["project_id"], row["slug"]): row for row in rows}
     for plan, _ in plans:
@@ -276,7 +279,7 @@ async def _update(connection: Connection, rows: Sequence[tuple[int, int, dict[st
         [" ".join(after["tags"]) for _, _, after in rows],
         [after["paused"] for _, _, after in rows],
         [datetime.fromisoformat(at) if (at := after["snoozed_until"]) else None for _, _, after in rows],
-        [orjson.dumps(after["definition"]).decode() for _, _, after in rows],
+        *([orjson.dumps(after[field]).decode() for _, _, after in rows] for field in _JSON_FIELDS),
     )
 
 
@@ -290,6 +293,7 @@ def _document(row: asyncpg.Record) -> dict[str, Any]:
         "snoozed_until": _iso(row["snoozed_until"]),
         "created_at": _iso(row["created_at"]),
         "definition": row["definition"],
+        "newer_fields": row["newer_fields"],
         "keys": sorted(row["keys"] or [], key=_key_order),
     }
 

@@ -111,7 +111,7 @@ class Defined(NamedTuple):
 def read_defined(text: str) -> Defined:
     """One side of a change of a monitor."""
     document = orjson.loads(text)
-    definition = orjson.dumps(document["definition"]).decode()
+    definition = orjson.dumps({**document["definition"], **document.get("newer_fields", {})}).decode()
     return Defined(
         document["slug"],
         document.get("name") or document["slug"],

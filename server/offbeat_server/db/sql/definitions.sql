@@ -4,7 +4,7 @@
 -- The monitors that have one of these addresses, whole, as a change must record them. `for update` keeps a deletion of
 -- the project from passing under us; the changes lock orders us against every other change.
 select m.id, m.project_id, m.rev, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.definition,
-       m.created_at,
+       m.newer_fields, m.created_at,
        (select jsonb_agg(jsonb_build_object('key', k.key, 'signal', k.signal, 'stage', k.stage, 'main', k.main))
           from keys k where k.monitor_id = m.id) as keys
   from monitors m
@@ -21,10 +21,11 @@ select count(*) >= $2 from (select from monitors where project_id = $1 limit $2:
 
 -- name: insert_monitors
 -- In the order of their input, so that ids rise with it.
-insert into monitors (project_id, rev, slug, name, tags, paused, definition)
-select w.project_id, w.rev, w.slug, w.name, coalesce(string_to_array(nullif(w.tags, ''), ' '), '{}'), w.paused, w.definition::jsonb
-  from unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[])
-    with ordinality as w (project_id, rev, slug, name, tags, paused, definition, position)
+insert into monitors (project_id, rev, slug, name, tags, paused, definition, newer_fields)
+select w.project_id, w.rev, w.slug, w.name, coalesce(string_to_array(nullif(w.tags, ''), ' '), '{}'), w.paused,
+       w.definition::jsonb, w.newer_fields::jsonb
+  from unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[])
+    with ordinality as w (project_id, rev, slug, name, tags, paused, definition, newer_fields, position)
  order by w.position
 returning id, project_id, slug, created_at
 
@@ -32,9 +33,11 @@ returning id, project_id, slug, created_at
 -- The whole definition each time: what is written is what the change's row says.
 update monitors m
    set rev = w.rev, name = w.name, tags = coalesce(string_to_array(nullif(w.tags, ''), ' '), '{}'), paused = w.paused,
-       snoozed_until = w.snoozed_until, definition = w.definition::jsonb, updated_at = now()
-  from unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[], $7::text[])
-    as w (id, rev, name, tags, paused, snoozed_until, definition)
+       snoozed_until = w.snoozed_until, definition = w.definition::jsonb, newer_fields = w.newer_fields::jsonb,
+       updated_at = now()
+  from unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[], $7::text[],
+              $8::text[])
+    as w (id, rev, name, tags, paused, snoozed_until, definition, newer_fields)
  where m.id = w.id
 
 -- name: delete_monitors

@@ -16,7 +16,8 @@ select at, writer, seq, signal, run, stage, task, done, total, coalesce(exit_cod
 -- part: runs_shown
 -- A run as it is shown, with the names of its monitor and project.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration,
-       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id, m.definition::text as definition
+       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id,
+       (m.definition || m.newer_fields)::text as definition
   from runs r
   join monitors m on m.id = r.monitor_id
   join projects p on p.id = m.project_id

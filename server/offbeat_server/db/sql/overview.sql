@@ -7,7 +7,7 @@
 -- the rest may be megabytes for a large fleet. With $10, what is new to the scheduler and was not pinged since is
 -- passed over before all of that: ten thousand of these would take a second.
 select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.rev,
-       m.definition::text as definition, m.created_at, m.updated_at,
+       (m.definition || m.newer_fields)::text as definition, m.created_at, m.updated_at,
        s.status, s.since, last.at as last_at, last.signal as last_signal,
        jsonb_strip_nulls(jsonb_build_object('due', s.state -> 'due', 'heard_at', s.state -> 'heard_at',
                                             'not_before', s.state -> 'not_before', 'created', s.state -> 'created'))
@@ -41,7 +41,7 @@ select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, 
 
 -- name: exported
 -- Definitions and keys alone, for `export`: no look into the log.
-select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.definition,
+select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.definition || m.newer_fields as definition,
        (select jsonb_agg(jsonb_build_object('key', k.key, 'signal', k.signal, 'stage', k.stage, 'main', k.main))
           from keys k where k.monitor_id = m.id) as keys
   from monitors m

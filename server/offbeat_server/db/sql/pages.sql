@@ -118,7 +118,7 @@ select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total,
 -- Runs on open pages, with what is expected of them.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration,
        coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, m.name, p.slug as project, m.project_id,
-       m.definition::text as definition
+       (m.definition || m.newer_fields)::text as definition
   from unnest($1::integer[], $2::integer[]) as w (monitor_id, number)
   join runs r on r.monitor_id = w.monitor_id and r.number = w.number
   join monitors m on m.id = r.monitor_id

@@ -15,7 +15,8 @@ on conflict (one) do update
 -- Everything to start from, streamed. A monitor whose newest change the stored state does not know yet comes with what
 -- it was before the first such change, so that replay meets the definition that was in force then. Instants as
 -- microseconds, see entries.sql.
-select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.definition::text as definition, m.rev,
+select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, (m.definition || m.newer_fields)::text as definition,
+       m.rev,
        (extract(epoch from s.at) * 1000000)::bigint as at, s.writer, s.seq, s.status,
        (extract(epoch from s.since) * 1000000)::bigint as since, s.state::text as state,
        case when m.rev > $1 then (

@@ -21,6 +21,7 @@ from pydantic import (
     PlainSerializer,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -238,12 +239,20 @@ class Keywords(_Model):
     )
 
 
+def _expects_parts(stages: tuple[Stage, ...], tasks: Tasks | None) -> bool:
+    """Whether a run has parts that are known beforehand: stages, or expected tasks."""
+    return bool(stages) or (tasks is not None and tasks.expected is not None)
+
+
+_STORED = "stored"  # the context of a validation: the value comes from the database and not from a person
 _SCHEDULES = ("every", "cron", "oncalendar", "after", "members")
 _EXPECTATIONS = (*_SCHEDULES, "max_runtime", "min_runtime", "quiet_for", "stall_for", "at_most")
 # The former name of `count_outages`. It is read everywhere. It is also the name in the database, because nodes of the
 # previous version read only this one.
 FORMER_COUNT_OUTAGES = "strict"
-NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "at_most")
+# The program of schema version 5 rejects these in `monitors.definition`, so they are stored beside it.
+NEWER_FIELDS = ("complete",)
+NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "complete", "at_most")
 
 
 class Definition(_Model):
@@ -289,6 +298,13 @@ class Definition(_Model):
         (), max_length=STAGES_MAX, description="In the order in which they run: names, or objects with a name."
     )
     tasks: Tasks | None = Field(None, description="The run is done when all of its tasks have ended.")
+    complete: Literal["required", "trust"] | None = Field(
+        None,
+        validate_default=True,
+        description="Whether a run that sends `success` fails if a stage or an expected task has not ended. Default: "
+        "`required` if the definition lists stages or has `tasks.expected`, otherwise null, which means "
+        "`trust`. It is also null for a definition that an earlier version wrote.",
+    )
     at_most: AtMost | None = Field(None, description="More runs and heartbeats than this cause an incident.")
 
     fail_after: int = Field(1, ge=1, le=1000, description="Consecutive misses or failures before an incident opens.")
@@ -352,6 +368,18 @@ class Definition(_Model):
         if value is not None and value < SECOND:
             raise ValueError("must be at least 1s")
         return value
+
+    @field_validator("complete")
+    @classmethod
+    def _complete_by_default(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """The default depends on the other fields. A definition of an earlier version keeps its meaning, until it is
+        written again.
+        """
+        if info.context == _STORED:
+            return value
+        if not _expects_parts(info.data.get("stages", ()), info.data.get("tasks")):
+            return None if value == "trust" else value
+        return value or "required"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -441,4 +469,4 @@ def read_definition(value: object) -> Definition:
 @lru_cache(maxsize=100_000)
 def load_definition(text: str) -> Definition:
     """A definition from its stored JSON; equal texts give the same object."""
-    return Definition.model_validate(orjson.loads(text))
+    return Definition.model_validate(orjson.loads(text), context=_STORED)

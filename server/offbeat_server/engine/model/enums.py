@@ -73,6 +73,7 @@ class CauseKind(StrEnum):
     TOO_EARLY = "too_early"
     TOO_OFTEN = "too_often"
     OVERLAP = "overlap"
+    INCOMPLETE = "incomplete"
 
 
 class Resolution(StrEnum):

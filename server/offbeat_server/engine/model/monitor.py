@@ -31,6 +31,7 @@ RANKS = {
     CauseKind.STAGE: 5,
     CauseKind.TASKS: 5,
     CauseKind.HUNG: 6,
+    CauseKind.INCOMPLETE: 7,
     CauseKind.FAILED: 7,
 }
 RUNS_COUNTED_MAX = 100  # of one incident
@@ -40,6 +41,8 @@ H = TypeVar("H", bound=Hashable)
 CauseKey = tuple[CauseKind, int, str]
 MISSED: CauseKey = (CauseKind.MISSED, 0, "")
 MEMBERS: CauseKey = (CauseKind.MEMBERS, 0, "")
+# The program of schema version 5 does not know these. It reads such a cause as that of a run that failed.
+NEWER_CAUSES = frozenset((CauseKind.INCOMPLETE,))
 # The key of each stored value and the attribute that holds it. Keys stay as they are: nodes of two versions read them.
 _CAUSE_KEYS = {
     "blamed_at": "last_failed_at",
@@ -104,12 +107,13 @@ class Cause:
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
-        return {key: value for key, name in _CAUSE_KEYS.items() if (value := getattr(self, name))}
+        state = {key: value for key, name in _CAUSE_KEYS.items() if (value := getattr(self, name))}
+        return {**state, "kind": CauseKind.FAILED} if self.kind in NEWER_CAUSES else state
 
     @classmethod
-    def load(cls, state: dict[str, Any]) -> "Cause":
-        """From `dump`."""
-        cause = cls(read_enum(CauseKind, state["kind"]), state["opened_at"], state["reason"])
+    def load(cls, state: dict[str, Any], newer_kind: str = "") -> "Cause":
+        """From `dump`. `newer_kind`: its kind, if that is one of `NEWER_CAUSES`."""
+        cause = cls(read_enum(CauseKind, newer_kind or state["kind"]), state["opened_at"], state["reason"])
         for key, value in state.items():
             if key != "kind":
                 setattr(cause, _CAUSE_KEYS[key], value)
@@ -183,11 +187,13 @@ class Incident:
         Later fields of causes have a key of their own: the program before reads exactly the first ones.
         """
         more = [[cause.evidence, cause.worst, cause.worst_missing] for cause in self.causes.values()]
+        newer = [cause.kind if cause.kind in NEWER_CAUSES else "" for cause in self.causes.values()]
         return {
             "n": self.number,
             "o": self.opened_at,
             "c": [cause.dump() for cause in self.causes.values()],
             **({"x": more} if any(map(any, more)) else {}),
+            **({"i": newer} if any(newer) else {}),
             "d": self.ordinal,
             "a": self.announced,
             "w": self.announce_at,
@@ -214,8 +220,10 @@ class Incident:
     def load(cls, state: dict[str, Any]) -> "Incident":
         """From `dump`."""
         incident = cls(state["n"], state["o"])
-        for each, more in zip(state["c"], chain(state.get("x", ()), repeat((None, "", 0))), strict=False):
-            cause = Cause.load(each)
+        extra = chain(state.get("x", ()), repeat((None, "", 0)))
+        kinds = chain(state.get("i", ()), repeat(""))
+        for each, more, newer_kind in zip(state["c"], extra, kinds, strict=False):
+            cause = Cause.load(each, newer_kind)
             cause.evidence, cause.worst, cause.worst_missing = more
             incident.causes[cause.key] = cause
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]

@@ -79,6 +79,7 @@ class Run:
         "stages",
         "started_at",
         "tasks",
+        "trusted",
         "unended_since",
         "verdict",
     )
@@ -91,6 +92,7 @@ class Run:
         # The start of the first of the runs that it superseded, none of which has ended.
         self.unended_since: Micros | None = None
         self.implicit = False  # its start was never said; the first sign of it was something else
+        self.trusted = False  # its success is trusted: more is required of a run since an edit while it was open
         self.counted = False  # it is one of the failures in a row
         self.finished_at: Micros | None = None
         self.verdict: Verdict | None = None  # the final one
@@ -345,7 +347,7 @@ class Run:
         running = self.running_stages
         return running[0] if len(running) == 1 else None
 
-    def _ended_by_tasks(self, name: str, defined: Tasks | None) -> bool:
+    def ended_by_tasks(self, name: str, defined: Tasks | None) -> bool:
         """Whether a stage without a word of its end has tasks, all of which ended well; no total may be known."""
         group = self.tasks.get(name)
         if group is None or not group.ended or group.more or group.too_many_failed(defined):
@@ -357,7 +359,7 @@ class Run:
         if seen.status is _RUNNING:
             if self.verdict == Verdict.FAILED and name == self.current_work:
                 return StageState(_FAILED, seen.started_at, self.finished_at)
-            if self.verdict == Verdict.SUCCEEDED and self._ended_by_tasks(name, tasks):
+            if self.verdict == Verdict.SUCCEEDED and self.ended_by_tasks(name, tasks):
                 return StageState(_DONE, seen.started_at, self.finished_at)
             return StageState(StageStatus.UNFINISHED, seen.started_at)
         return StageState(StageStatus.NOT_STARTED, None) if seen.status is _WAITING else seen
@@ -393,6 +395,7 @@ class Run:
             "e": self.unended_since,
             "i": self.implicit or None,
             "k": self.counted or None,
+            "x": self.trusted or None,
             "h": self.hung,
             "y": self.hung_by or None,
             "u": self.incomplete_reason,
@@ -412,6 +415,7 @@ class Run:
         run = cls(state["n"], state.get("r"), state["s"] or None, state["l"])
         run.restarted_at, run.implicit = state.get("a"), state.get("i", False)
         run.unended_since = state.get("e")
+        run.trusted = state.get("x", False)
         run.counted, run.hung, run.incomplete_reason = state.get("k", False), state.get("h"), state.get("u")
         run.hung_by = state.get("y", "")
         run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}

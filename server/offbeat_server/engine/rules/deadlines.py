@@ -15,10 +15,10 @@ from offbeat_server.engine.rules.fleets import evaluate_members
 from offbeat_server.engine.rules.incidents import record_failure
 from offbeat_server.engine.rules.notifications import notify_if_due
 from offbeat_server.engine.schedule.due_times import due_from, next_due, window_start
+from offbeat_server.engine.schedule.outage_intervals import LOSS_SHARE
 
 EXCUSED_MAX = 2  # occurrences in a row
 _CAUSE_OF = {"stage": CauseKind.STAGE, "tasks": CauseKind.TASKS}
-LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least 1/LOSS_SHARE of the time
 
 
 def evaluate(state: EngineState, m: Monitor, when: Micros) -> None:

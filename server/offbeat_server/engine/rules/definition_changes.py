@@ -15,6 +15,7 @@ from offbeat_server.engine.model.enums import CauseKind, Resolution, Verdict
 from offbeat_server.engine.model.monitor import MISSED, CauseKey, Monitor
 from offbeat_server.engine.model.run import Limit, Run, tasks_of
 from offbeat_server.engine.rules import notifications, reasons
+from offbeat_server.engine.rules.completeness import requires_more
 from offbeat_server.engine.rules.fleets import forget_silent
 from offbeat_server.engine.rules.incidents import clear, resolve
 from offbeat_server.engine.rules.run_steps import drop_fault, end_if_complete, end_stage, set_fault
@@ -44,6 +45,9 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
     if m.fleet is not None and new.members is not None and _differ(old, new, "members", "count_outages"):
         shorter = old.members is not None and new.members.every < old.members.every
         m.fleet.put_off(state.now + (new.members.every if shorter else 0) + new.members.grace)
+    if m.runs is not None and requires_more(old, new):
+        for run in m.runs.open.values():
+            run.trusted = True
     if _differ(old, new, *_LIMITS) and m.runs is not None:
         m.runs.put_off(state.now + new.grace)
         for run in list(m.runs.open.values()):

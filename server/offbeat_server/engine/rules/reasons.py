@@ -16,6 +16,7 @@ from offbeat_server.common.plural import plural
 from offbeat_server.engine.model.definition import Definition, Members, Tasks
 from offbeat_server.engine.model.enums import StageStatus, Verdict
 from offbeat_server.engine.model.fleet import Fleet
+from offbeat_server.engine.model.missing_parts import MissingParts
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
 from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
@@ -32,6 +33,7 @@ NO_RUN_LIMIT = "A run that starts and does not end is noticed only after 24 hour
 LONG_GRACE_PERIODS = 10  # a grace period longer than this many periods, and than LONG_GRACE_MIN, is a mistake
 LONG_GRACE_MIN: Micros = 3_600 * SECOND
 MESSAGE_SHOWN_CHARS = 200
+MISSING_CHARS_MAX = 1000  # of the sentence about the missing parts of a run
 
 
 def say_time(at: Micros, definition: Definition, near: Micros | None = None) -> str:
@@ -213,6 +215,57 @@ def tasks_failed(group: TaskGroup, tasks: Tasks | None, stage: str, run: Run) ->
     names = say_names(list(islice(group.failing, NAMES_SHOWN_MAX)), group.failed)
     allowed = f"at most {tolerate} may fail" if tolerate else "none may fail"
     return f"{plural(group.failed, 'task')} failed: {names}; {allowed}" + _of_stage(stage) + _of_run(run.run)
+
+
+@says_one_line
+def incomplete(definition: Definition, run: Run, missing: MissingParts) -> str:
+    """A run sent `success`, and some of its stages or tasks have not ended well."""
+    tasks = [_missing_tasks(definition, run, stage) for stage in missing.groups]
+    stages = [
+        f"{_stages_named(list(names))} {what}"
+        for names, what in (
+            (missing.never_started, "never started"),
+            (missing.running, "still running"),
+            (missing.failed, "failed"),
+        )
+        if names
+    ]
+    text = ("success with " if tasks else "success, but ") + "; ".join([*tasks, *stages])
+    return _cut(text) + _of_run(run.run)
+
+
+@says_one_line
+def not_heard(definition: Definition, run: Run, missing: MissingParts, outage: Micros) -> str:
+    """A run sent `success`, and the pings of its missing parts may be lost."""
+    parts = [
+        _share_of_tasks(run.tasks.get(stage) or TaskGroup(), tasks_of(definition, stage), stage)
+        for stage in missing.groups
+    ]
+    if names := [*missing.never_started, *missing.running]:
+        parts.append(_stages_named(names))
+    text = _cut(f"no end received of {' and '.join(parts)}")
+    return f"{text}: an outage of Offbeat of {say_duration(outage)} may have lost the pings"
+
+
+def _share_of_tasks(group: TaskGroup, tasks: Tasks | None, stage: str) -> str:
+    """How many of the expected tasks of a group have not ended: `3 of 10 tasks of stage load`."""
+    share = f"{group.missing_count(tasks)} of {plural(group.expected_of(tasks) or 0, 'task')}"
+    return share + (f" of stage {stage}" if stage else "")
+
+
+def _missing_tasks(definition: Definition, run: Run, stage: str) -> str:
+    group, tasks = run.tasks.get(stage) or TaskGroup(), tasks_of(definition, stage)
+    names = list(islice(group.missing(tasks), NAMES_SHOWN_MAX))
+    text = f"{_share_of_tasks(group, tasks, stage)} missing"
+    return text + (f": {say_names(names, group.missing_count(tasks))}" if names else "")
+
+
+def _stages_named(names: list[str]) -> str:
+    return f"stage{'s' if len(names) > 1 else ''} {say_names(names)}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MISSING_CHARS_MAX else text[: MISSING_CHARS_MAX - 1] + "…"
 
 
 @says_one_line

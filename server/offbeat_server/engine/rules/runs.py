@@ -4,12 +4,14 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import NO_PING
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, Verdict
-from offbeat_server.engine.model.monitor import Cause, Monitor
+from offbeat_server.engine.model.missing_parts import MissingParts
+from offbeat_server.engine.model.monitor import Cause, CauseKey, Monitor
 from offbeat_server.engine.model.ping import Ping, repeat_key
 from offbeat_server.engine.model.run import Run, tasks_of
 from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, MonitorRuns
 from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.completeness import Completeness, evaluate_completeness
 from offbeat_server.engine.rules.incidents import clear, record_failure, record_success
 from offbeat_server.engine.rules.schedule_state import (
     apply_heartbeat,
@@ -105,25 +107,32 @@ def finish(
     if created_by_finish:
         satisfy_schedule(state, m, run.run)
         count_occurrence(state, m, run)
-    cause = _what_is_wrong(m, run, ping, state)
+    by_itself = ping.signal == "success" and not created_by_finish and not by_steps
+    completeness = evaluate_completeness(state, m, run) if by_itself else Completeness()
+    cause = _what_is_wrong(m, run, ping, state, completeness.missing)
     in_time = run.hung is None or run.is_hung_by_others(m.definition, state.now)
     if cause is not None:
         close_run(state, m, run, Verdict.FAILED, cause.reason, created_by_finish, key)
     elif ping.signal == "skip":
         close_run(state, m, run, Verdict.SUCCEEDED, "skipped", created_by_finish, key)
     else:
-        reason = None if in_time else reasons.finished_after_all(m.definition, run)
+        late = None if in_time else reasons.finished_after_all(m.definition, run)
+        reason = "; ".join(each for each in (late, completeness.note) if each is not None) or None
         close_run(state, m, run, Verdict.SUCCEEDED, reason, created_by_finish, key)
+    open_causes = set[CauseKey]()
     if cause is not None:
         record_failure(state, m, cause, run)
-    clear(state, m, lambda key: key[1] == number and (cause is None or key != cause.key))
+        open_causes.add(cause.key)
+        if cause.kind == CauseKind.INCOMPLETE and completeness.missing is not None:
+            open_causes |= {(CauseKind.STAGE, number, stage) for stage in completeness.missing.failed}
+    clear(state, m, lambda key: key[1] == number and key not in open_causes)
     heals_all = ping.dialect in ANY_SUCCESS_DIALECTS
     if cause is None and (heals_all or not run.counted or (run.hung is not None and in_time)):
         record_success(state, m, 0 if created_by_finish or heals_all else number, run.started_at)
     notify_followers(state, m, "fail" if cause is not None else "success", run.run)
 
 
-def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState) -> Cause | None:
+def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState, missing: MissingParts | None) -> Cause | None:
     definition, number = m.definition, run.number
     if ping.signal == "fail":
         return Cause(CauseKind.FAILED, state.now, reasons.failed(ping, run), number, run.run)
@@ -132,6 +141,9 @@ def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState) -> Caus
     if (stage := run.tasks_failed(definition)) is not None:
         reason = reasons.tasks_failed(run.group(stage), tasks_of(definition, stage), stage, run)
         return Cause(CauseKind.TASKS, state.now, reason, number, run.run, stage or None)
+    if missing is not None:
+        reason = reasons.incomplete(definition, run, missing)
+        return Cause(CauseKind.INCOMPLETE, state.now, reason, number, run.run)
     least = definition.min_runtime
     if least is not None and run.duration is not None and run.duration < least:
         return Cause(CauseKind.TOO_EARLY, state.now, reasons.too_early(definition, run, run.duration), number, run.run)

@@ -12,6 +12,7 @@ from offbeat_server.common.instants import SECOND, Micros
 # its Retry-After, and 10 s until the client's next attempt reaches us, as `curl -m 10` does it.
 RETRY_MAX: Micros = 30 * SECOND
 LOSS_MIN: Micros = SECOND  # of an outage: a client waits longer than this for its answer
+LOSS_SHARE = 100  # a single ping may be lost in an outage if that is at least 1/LOSS_SHARE of the time
 CRASH_MARGIN: Micros = SECOND  # before an outage: pings that were stored by a process which died before it answered
 
 
@@ -82,6 +83,11 @@ class OutageIntervals:
         """The last interval in [start, end) that is long enough for a client without retries to lose a ping."""
         touching = [each for each in self._from(start) if each[0] < end and each[1] - each[0] >= LOSS_MIN]
         return touching[-1] if touching else None
+
+    def longest_part(self, start: Micros, end: Micros) -> Micros:
+        """The length of the longest part of an outage in [start, end); 0 if there is none."""
+        parts = (min(high, end) - max(low, start) for low, high in self._from(start) if low < end)
+        return max(parts, default=0)
 
     def longest(self, start: Micros, end: Micros) -> tuple[Micros, Micros] | None:
         """The longest outage that touches [start, end), for the sentence in the alert."""

@@ -101,6 +101,13 @@ RUNS = (
     ),
     Field("tasks.within", "All tasks within", "All tasks must finish this long after the run starts.", example="1h"),
     Field("tasks.tolerate", "Allowed failed tasks", "", "number"),
+    Field(
+        "complete",
+        "Success with missing stages or tasks",
+        "Whether a run fails if it sends success before its stages and expected tasks have ended.",
+        "select",
+        (("", "default"), ("required", "the run fails"), ("trust", "the run succeeds")),
+    ),
     Field("at_most.count", "Maximum pings", "Alert on more runs or heartbeats than this in the period.", "number"),
     Field("at_most.per", "Period of that maximum", "Time in which the runs and heartbeats are counted.", example="1h"),
 )
