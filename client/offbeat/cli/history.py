@@ -91,7 +91,8 @@ def run_show(client: ApiClient, run_id: str, as_json: bool) -> None:
     if as_json:
         write_json(run)
         return
-    plain = [(name, run[name]) for name in run if name not in ("stages", "tasks", "progress") and run[name] is not None]
+    apart = ("stages", "tasks", "progress", "detail_as_of")
+    plain = [(name, run[name]) for name in run if name not in apart and run[name] is not None]
     write_table((f"run {run['id']}", ""), plain, "")
     if run["stages"]:
         stages = [(s["name"], s["status"], when(s["started_at"]), when(s["finished_at"])) for s in run["stages"]]
@@ -99,6 +100,8 @@ def run_show(client: ApiClient, run_id: str, as_json: bool) -> None:
     for name in ("tasks", "progress"):
         if run[name]:
             write_table((name, ""), [(each, value) for each, value in run[name].items()], "")
+    if as_of := run.get("detail_as_of"):
+        say(f"Stages, tasks and progress include only the pings until {when(as_of)}.")
 
 
 @runs_command.command("close")

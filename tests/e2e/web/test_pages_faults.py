@@ -425,6 +425,7 @@ async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, b
             f"{incident}/resolve": incident,
             f"{incident}/comment": incident,
             "/alerts/1/resend": "/alerts",
+            "/runs/1-1/close": "/runs/1-1",
             "/keys/1/revoke": "/keys",
             "/windows/x/delete": "/windows",
             "/projects/other/delete": "/projects",

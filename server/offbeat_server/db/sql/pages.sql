@@ -104,15 +104,25 @@ select coalesce(min(accepted_through), now()) as through from writers where not 
 
 -- name: run_pings
 -- The next pings of several runs at once. A run without an id is identified by its monitor and time: there is only one.
-select w.n, l.at, l.signal, l.run, l.stage, l.task, l.done, l.total,
+select w.n, l.at, l.writer, l.seq, l.signal, l.run, l.stage, l.task, l.done, l.total,
        coalesce(l.exit_code, l.wide_exit_code) as exit_code, l.duration
-  from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
-    as w (monitor_id, run, after, through, n)
+  from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::integer[], $5::bigint[], $6::timestamptz[])
+       with ordinality as w (monitor_id, run, after, writer, seq, through, n)
  cross join lateral (
    select p.* from pings p
-    where p.monitor_id = w.monitor_id and p.at > w.after and p.at <= w.through and p.run is not distinct from w.run
-    order by p.at, p.writer, p.seq limit $5) l
+    where p.monitor_id = w.monitor_id and p.at >= w.after and (p.at, p.writer, p.seq) > (w.after, w.writer, w.seq)
+      and p.at <= w.through and p.run is not distinct from w.run
+    order by p.at, p.writer, p.seq limit $7) l
  order by w.n, l.at, l.writer, l.seq
+
+-- name: open_run_states
+-- Open runs as the scheduler last wrote them, each with the last input in the state of its monitor.
+select s.monitor_id, w.number, s.at, s.writer, s.seq, o.run
+  from states s
+ cross join lateral jsonb_array_elements(s.state -> 'runs' -> 'o') as o (run)
+  join unnest($1::integer[], $2::integer[]) as w (monitor_id, number)
+    on w.monitor_id = s.monitor_id and w.number = (o.run ->> 'n')::integer
+ where s.monitor_id = any($1::integer[])
 
 -- name: run_pulse
 -- Runs on open pages, with what is expected of them.

@@ -17,6 +17,7 @@ OVERTAKEN_MAX: Micros = SECOND
 
 Signal = Literal["start", "success", "fail", "log", "progress", "skip", "leave"]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+ENDING: tuple[Signal, ...] = ("success", "skip", "fail")  # they end what they are about
 
 # Limits of the fields, in characters; what is longer is refused with 400 (ids) or cut (message).
 RUN_CHARS_MAX = 255

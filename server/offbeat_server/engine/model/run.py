@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import TASKS_MAX, Definition, Stage, Tasks
 from offbeat_server.engine.model.enums import LimitKind, StageStatus, Verdict, read_enum
-from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Ping
+from offbeat_server.engine.model.ping import ENDING, OVERTAKEN_MAX, Ping
 from offbeat_server.engine.model.run_detail import RunDetail, StageDetail
 from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
 
@@ -279,6 +279,21 @@ class Run:
         """Whether the tasks of this stage have all ended, so that the stage is done."""
         group = self.tasks.get(stage)
         return group is not None and group.complete(tasks_of(definition, stage))
+
+    def may_end_group(self, ping: Ping) -> bool:
+        """Whether this ping, which was applied, may be the last that its group of tasks waited for."""
+        if ping.task is not None and ping.signal in ENDING:
+            return True
+        seen = self.stages.get(ping.stage or "")
+        # A number does not undo what the stage itself said.
+        return says_total(ping) and (seen is None or seen.status is not _FAILED)
+
+    def ends_stage(self, definition: Definition, ping: Ping) -> bool:
+        """Whether all tasks of its stage have ended with this ping, which was applied, and so has the stage."""
+        stage = ping.stage or ""
+        if not stage or self.stage_over(stage):
+            return False
+        return self.may_end_group(ping) and self.group_complete(definition, stage)
 
     def tasks_failed(self, definition: Definition) -> str | None:
         """The stage ("": the run itself) of which more tasks have failed than are tolerated, if there is one."""

@@ -82,7 +82,7 @@ class TasksDetail(TypedDict, Generic[At]):
     unexpected_names: NotRequired[
         Annotated[
             list[str],
-            field("Their names, in the order of their first pings. An alert lists 20.", ["part-9"]),
+            field("Their names. An alert lists 20.", ["part-9"]),
         ]
     ]
     progress: NotRequired[

@@ -3,14 +3,12 @@
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, StageStatus
 from offbeat_server.engine.model.monitor import Cause, Monitor
-from offbeat_server.engine.model.ping import OVERTAKEN_MAX, Ping
+from offbeat_server.engine.model.ping import ENDING, OVERTAKEN_MAX, Ping
 from offbeat_server.engine.model.run import Run, says_total, tasks_of
 from offbeat_server.engine.model.runs import LATE_START_MAX
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.incidents import clear, record_failure, update_reason
 from offbeat_server.engine.rules.runs import apply_run_ping, finish, open_run, runs_of
-
-_ENDS = ("success", "skip", "fail")
 
 
 def apply_step_ping(state: EngineState, m: Monitor, ping: Ping) -> bool:
@@ -36,7 +34,7 @@ def apply_step_ping(state: EngineState, m: Monitor, ping: Ping) -> bool:
         _evaluate_stage(state, m, run, ping, ping.stage, before)
     if says_total(ping):
         apply_total(state, m, run, ping)
-    elif ping.signal in _ENDS:
+    elif ping.signal in ENDING:
         end_if_complete(state, m, run)
     return begins
 
@@ -45,10 +43,8 @@ def apply_total(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None:
     """A ping of an open run may have said how many tasks there are: no more than have ended, perhaps."""
     if not says_total(ping):
         return
-    stage = ping.stage or ""
-    seen = run.stages.get(stage)
-    if seen is None or seen.status is not StageStatus.FAILED:  # a number does not undo what the stage itself said
-        _end_group_if_complete(state, m, run, stage)
+    if run.may_end_group(ping):
+        _end_group_if_complete(state, m, run, ping.stage or "")
     end_if_complete(state, m, run)
 
 
@@ -89,7 +85,7 @@ def _evaluate_task(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None
             reason = reasons.tasks_failed(group, tasks, stage, run)
             set_fault(state, m, run, fault, reason)
             record_failure(state, m, Cause(CauseKind.TASKS, state.now, reason, run.number, run.run, stage or None), run)
-        elif ping.signal in _ENDS:  # one of the failed may have succeeded at last
+        elif ping.signal in ENDING:  # one of the failed may have succeeded at last
             reason = reasons.tasks_failed(group, tasks, stage, run)
             if reason != run.faults[fault]:
                 set_fault(state, m, run, fault, reason)
@@ -98,7 +94,7 @@ def _evaluate_task(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None
         drop_fault(state, m, run, fault)
         if fault not in run.broken:
             clear(state, m, lambda key: key == (CauseKind.TASKS, run.number, stage))
-    if ping.signal in _ENDS:
+    if ping.signal in ENDING:
         _end_group_if_complete(state, m, run, stage)
 
 

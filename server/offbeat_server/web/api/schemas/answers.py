@@ -138,9 +138,11 @@ async def run_answers(pool: Pool, rows: Sequence[Record]) -> list[dict[str, Any]
 def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]:
     """The answer for one row; without `followed` as it was written."""
     detail, last_ping_at = row["detail"], row["last_ping_at"]
-    if followed is not None and followed.pings:
+    as_of = instant(last_ping_at) if row["finished_at"] is None else None
+    if followed is not None:
         detail = followed.run.detail(load_definition(row["definition"]))
         last_ping_at = max(last_ping_at, to_datetime(followed.run.last_at))
+        as_of = to_rfc3339(followed.detail_as_of)
     tasks, progress = detail.get("tasks"), detail.get("progress")
     return {
         "id": f"{row['monitor_id']}-{row['number']}",
@@ -158,6 +160,7 @@ def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]
         "stages": [_stage(stage) for stage in detail.get("stages", ())],
         "tasks": None if tasks is None else _tasks(tasks),
         "progress": None if progress is None else _progress(progress),
+        "detail_as_of": as_of,
     }
 
 

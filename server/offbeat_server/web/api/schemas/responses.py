@@ -120,6 +120,11 @@ class RunAnswer(Answer):
     )
     tasks: TasksDetail[Rfc3339] | None = Field(description="Its tasks that belong to no stage. Null: it has none.")
     progress: ProgressDetail[Rfc3339] | None = Field(description="Its progress. Null: it has sent no counts.")
+    detail_as_of: Rfc3339 | None = Field(
+        description="`stages`, `tasks` and `progress` include only the pings until this instant: the run has sent more "
+        "than 60,000 pings since its last stored state, or it is not among the first 50 open runs of the list. Null: "
+        "they include all pings."
+    )
 
 
 class MemberAnswer(Answer):

@@ -8,11 +8,11 @@ from aiohttp import web
 from offbeat_server.common.instants import Micros
 from offbeat_server.db.pool import Record
 from offbeat_server.db.read_models import history, pages
-from offbeat_server.db.repositories.client_runs import PINGS_APPLIED_MAX, ClientRun, read_new_pings
+from offbeat_server.db.repositories.client_runs import ClientRun, read_new_pings
 from offbeat_server.engine.model.definition import Definition, Tasks, load_definition
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.run import Run, tasks_of
-from offbeat_server.engine.model.run_detail import TasksDetail
+from offbeat_server.engine.model.run_detail import RunDetail, TasksDetail
 from offbeat_server.engine.model.runs import REMEMBERED_FOR
 from offbeat_server.engine.model.tasks import TaskGroup
 from offbeat_server.engine.schedule.durations import say_duration
@@ -77,24 +77,26 @@ async def close_run(visit: Visit) -> web.StreamResponse:
 def context(row: Record, followed: ClientRun, now: Micros) -> dict[str, Any]:
     """The data of the live part of the page."""
     definition, run = load_definition(row["definition"]), followed.run
-    detail = run.detail(definition, NAMES_SHOWN)
+    is_open = followed.finished_at is None
+    detail: RunDetail[Micros] = run.detail(definition, NAMES_SHOWN)
+    if not is_open and row["detail"]:
+        detail = row["detail"]  # as the engine has written it at the end
     began = run.started_at if run.started_at is not None else run.last_at
     ended = followed.finished_at or max(now, run.last_at)
-    limits = _limits(definition, run, followed.finished_at is None)
+    limits = _limits(definition, run, is_open)
     return {
         "run": row,
-        "is_open": followed.finished_at is None,
+        "is_open": is_open,
         "began": run.started_at,
         "ended": followed.finished_at,
         "took": say_duration(ended - began) if run.started_at is not None else None,
         "last_at": run.last_at,
         "gantt": charts.draw_gantt(detail.get("stages", ()), began, ended),
-        "grids": [_grid(stage, group, definition) for stage, group in _groups(run, definition)],
+        "grids": [_grid(stage, group, definition, detail) for stage, group in _groups(run, definition)],
         "progress": detail.get("progress"),
         "limits": limits[:LIMITS_SHOWN],
         "limits_count": len(limits),
-        "pings_max": PINGS_APPLIED_MAX,
-        "whole": followed.pings < PINGS_APPLIED_MAX,
+        "detail_as_of": followed.detail_as_of,
         "now": now,
     }
 
@@ -107,7 +109,19 @@ def _groups(run: Run, definition: Definition) -> list[tuple[str, TaskGroup]]:
     return [(stage, run.tasks.get(stage) or TaskGroup()) for stage in dict.fromkeys([*expected, *reported])]
 
 
-def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
+def _shown_tasks(stage: str, group: TaskGroup, tasks: Tasks | None, detail: RunDetail[Micros]) -> TasksDetail[Micros]:
+    """The counts and names of a group: those in `detail`, which for a run that has ended are the engine's own."""
+    shown = group.show(tasks, NAMES_SHOWN)
+    known = detail.get("tasks") if not stage else None
+    for each in detail.get("stages", ()) if stage else ():
+        known = each.get("tasks") if each["name"] == stage else known
+    if known is not None:
+        shown |= known
+        shown["failed_names"], shown["missing"] = shown["failed_names"][:NAMES_SHOWN], shown["missing"][:NAMES_SHOWN]
+    return shown
+
+
+def _grid(stage: str, group: TaskGroup, definition: Definition, detail: RunDetail[Micros]) -> TaskGrid:
     tasks = tasks_of(definition, stage)
     names, states = _cells(group, tasks)
     columns = min(GRID_COLUMNS, max(len(states), 1))
@@ -120,7 +134,7 @@ def _grid(stage: str, group: TaskGroup, definition: Definition) -> TaskGrid:
         columns * STEP,
         lines * STEP,
         {look: draw_cells(states, letter, columns) for letter, look in _LETTERS.items()},
-        group.show(tasks, NAMES_SHOWN),
+        _shown_tasks(stage, group, tasks, detail),
         max((group.expected_of(tasks) or 0) + len(group.unexpected(tasks) or ()), len(group.by_name)),
     )
 
