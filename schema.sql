@@ -308,7 +308,7 @@ create table runs (
   finished_at  timestamptz,
   last_ping_at timestamptz not null,
   duration     double precision,             -- seconds
-  verdict      text,                         -- null while open; succeeded, failed, hung, incomplete, superseded, ignored, unknown
+  verdict      text,                         -- null while open; succeeded, failed, hung, unverified, superseded, ignored, unknown
   reason       text,
   detail       jsonb not null default '{}',  -- stages, tasks, progress
   wide_exit_code bigint,                     -- as in pings

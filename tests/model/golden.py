@@ -553,7 +553,7 @@ def provisional_verdict(m: reference.Monitor, run: reference.Run) -> str | None:
     """The provisional verdict of an open run in the reference model."""
     if reference.failing(m.d, reference.see(run)):
         return "failed"
-    return "hung" if run.hung else "incomplete" if run.unknown else None
+    return "hung" if run.hung else "unverified" if run.unknown else None
 
 
 def _window_of(begin: Micros, start: Micros, end: Micros, covers: dict[str, Any]) -> dict[str, Any]:

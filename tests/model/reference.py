@@ -976,7 +976,7 @@ class Model:
             m.incident.silent = False
 
     def _note(self, run: Run, ping: Ping) -> None:
-        """A ping of an open run. If it is incomplete, this shows that it still runs."""
+        """A ping of an open run. If it is unverified, this shows that it still runs."""
         if run.unknown and not run.hung:
             run.events.append(("unbroken", self.now, {("runtime", ""), ("quiet", "")}, set()))
             seen = see(run)

@@ -584,7 +584,7 @@ def _has_due(definition: Definition) -> bool:
 def _comes_to(m: reference.Monitor, run: reference.Run) -> str | None:
     if reference.failing(m.d, reference.see(run)):
         return "failed"
-    return "hung" if run.hung else "incomplete" if run.unknown else None
+    return "hung" if run.hung else "unverified" if run.unknown else None
 
 
 def _is_late(run: RunChanged) -> bool:

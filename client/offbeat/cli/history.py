@@ -53,7 +53,7 @@ def runs_command(context: click.Context, url: str | None, api_key: str | None, d
 @click.option("--open", "is_open", is_flag=True, default=None, help="Only open runs.")
 @click.option(
     "--verdict",
-    help="Only runs with this verdict: succeeded, failed, hung, incomplete, superseded, ignored, unknown.",
+    help="Only runs with this verdict: succeeded, failed, hung, unverified, superseded, ignored, unknown.",
 )
 @_LIMIT
 @project_option

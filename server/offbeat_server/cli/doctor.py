@@ -24,7 +24,7 @@ from offbeat_server.db.schema import SCHEMA_VERSION, check_version
 
 POSTGRES_MIN = 150_000
 PROBE_TIMEOUT_S = 10.0
-KEYS_OF_MONITORS_MAX = 20_000  # the keys of further monitors are not looked at
+KEYS_OF_MONITORS_MAX = 20_000  # the keys and fields of further monitors are not looked at
 _COLOURS = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 # Former names of findings. They are deprecated: `--json` lists a finding by both names, for programs that read it.
 FORMER_FINDINGS = {"scheduler": "keeper"}
@@ -109,6 +109,7 @@ def _configuration(client: ApiClient) -> Iterator[Finding]:
     new = [m["slug"] for m in client.pages("/monitors", 1000, status="new")]
     if new:
         yield Finding("monitors", "warning", f"{len(new)} never pinged, so not monitored yet: {', '.join(new[:10])}")
+    yield from _written_before(client)
     yield from _hidden_keys(client)
     dead = list(client.pages("/alerts", 100, state="dead"))
     yield Finding(
@@ -123,6 +124,27 @@ def _configuration(client: ApiClient) -> Iterator[Finding]:
                 "warning",
                 f"pings go to {monitor['ping_url']}: set --public-url so that other machines can reach it",
             )
+
+
+def _written_before(client: ApiClient) -> Iterator[Finding]:
+    """Monitors that an earlier version wrote, and whose runs are evaluated otherwise once they are written again.
+
+    The API shows no `complete` for them, although they list stages or expected tasks.
+    """
+    found = [
+        monitor["slug"]
+        for monitor in client.pages("/monitors", KEYS_OF_MONITORS_MAX)
+        if monitor.get("complete", "trust") is None
+        and (monitor["stages"] or (monitor["tasks"] or {}).get("expected") is not None)
+    ]
+    if found:
+        yield Finding(
+            "monitors",
+            "warning",
+            f"{len(found)} were written by an earlier version, and a success of their runs is trusted: "
+            f"{', '.join(found[:10])}; once they are written again, a run fails if it sends success and stages or "
+            "tasks are missing: apply them again, or set complete to trust to keep the present meaning",
+        )
 
 
 def _hidden_keys(client: ApiClient) -> Iterator[Finding]:

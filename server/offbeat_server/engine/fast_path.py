@@ -43,7 +43,7 @@ def apply_stage_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     if runs is None or task is not None or done is not None or total is not None or m.status is not _UP:
         return False
     run = runs.by_id.get(run_id) if run_id is not None else None
-    if run is None or run.hung is not None or run.incomplete_reason is not None:
+    if run is None or run.hung is not None or run.unverified_reason is not None:
         return False
     assert stage is not None
     seen = run.stages.get(stage)

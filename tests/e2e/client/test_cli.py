@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from offbeat_server.config import Settings
@@ -217,3 +218,17 @@ async def test_a_file_is_applied_at_the_start(database_url: str, tmp_path: Path,
         return
     async with Server(database_url, "--config", file) as server:
         assert (await server.api("GET", "/api/v1/monitors/a")).body["every"] == "1h"
+
+
+async def test_doctor_lists_definitions_of_an_earlier_version(database_url: str) -> None:
+    async with Server(database_url) as server:
+        for slug in ("new", "old"):
+            await server.api("PUT", f"/api/v1/monitors/{slug}", {"stages": ["load"]})
+        await server.api("PUT", "/api/v1/monitors/plain", {"every": "1h"})
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("update monitors set newer_fields = default where slug in ('old', 'plain')")
+        await connection.close()
+        report = " ".join((await offbeat("doctor", url=server.url)).out.split())
+        assert "1 were written by an earlier version, and a success of their runs is trusted: old; once" in report
+        await server.api("PUT", "/api/v1/monitors/old", {"stages": ["load"], "complete": "trust"})
+        assert "an earlier version" not in (await offbeat("doctor", url=server.url)).out

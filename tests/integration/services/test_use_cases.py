@@ -229,3 +229,18 @@ async def test_a_definition_of_the_version_before_is_written_again_with_what_is_
     assert row is not None and row["newer_fields"] == {"complete": "required"} and "complete" not in row["definition"]
     exported = (await api("GET", "/export")).body
     assert [each["complete"] for each in exported["monitors"]] == ["required"]
+
+
+@pytest.mark.parametrize("asked", ["unverified", "incomplete"])
+async def test_an_unverified_run_may_have_the_former_word_in_its_row(api: Api, context: Context, asked: str) -> None:
+    """Nodes of two versions write it differently during an upgrade."""
+    await PUTS["monitor"](context, "a", NO_REV)
+    for number, stored in enumerate(("unverified", "incomplete", "hung"), start=1):
+        await api.pool.execute(
+            "insert into runs (monitor_id, number, project_id, last_ping_at, verdict)"
+            " select id, $1, 1, now(), $2 from monitors where slug = 'x'",
+            number,
+            stored,
+        )
+    found = (await api("GET", f"/monitors/x/runs?verdict={asked}")).body["items"]
+    assert [(run["number"], run["verdict"]) for run in found] == [(2, "unverified"), (1, "unverified")]

@@ -5,14 +5,14 @@ import pytest
 
 from offbeat_server.common.errors import UnknownValueError
 from offbeat_server.engine.model import enums
-from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, read_enum
+from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, Verdict, read_enum
 from offbeat_server.engine.model.monitor import RANKS
 from offbeat_server.engine.model.ping import Position
 from tests.support.engine import Scene
 
 STORED = {
     "Status": "down late unknown up new unwatched paused",
-    "Verdict": "succeeded failed hung incomplete superseded ignored unknown",
+    "Verdict": "succeeded failed hung unverified superseded ignored unknown",
     "StageStatus": "waiting running done failed skipped unfinished not_started",
     "CauseKind": "missed failed hung stage tasks members too_early too_often overlap incomplete",
     "Resolution": "recovered changed paused by_hand deleted",
@@ -34,6 +34,11 @@ def test_a_cancelled_alert_has_two_names_and_one_is_stored() -> None:
     assert str(AlertState("cancelled")) == "collapsed"
     with pytest.raises(ValueError, match="superseded"):
         AlertState("superseded")
+
+
+def test_a_former_word_for_a_verdict_is_read() -> None:
+    assert Verdict("incomplete") is read_enum(Verdict, "incomplete") is Verdict.UNVERIFIED
+    assert str(Verdict("incomplete")) == "unverified"
 
 
 def test_every_cause_has_a_rank() -> None:

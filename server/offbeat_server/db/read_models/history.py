@@ -13,6 +13,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.engine.model.alert_payload import AlertPayload
+from offbeat_server.engine.model.enums import FORMER_UNVERIFIED, Verdict
 
 _SQL = sql_loader.load("history")
 NUMBER_MAX = 2**31 - 1
@@ -52,8 +53,10 @@ async def runs(
     run: str | None = None,
     limit: int = 100,
 ) -> list[asyncpg.Record]:
-    """Runs of one monitor."""
-    return await pool.fetch(_SQL["runs"], monitor_id, before, is_open, verdict, run, limit)
+    """Runs of one monitor. Those that are `unverified` may have the former word in their rows."""
+    former = (Verdict.UNVERIFIED, FORMER_UNVERIFIED)
+    verdicts = None if verdict is None else former if verdict in former else (verdict,)
+    return await pool.fetch(_SQL["runs"], monitor_id, before, is_open, verdicts, run, limit)
 
 
 async def find_run(connection: asyncpg.Pool | Connection, monitor_id: int, number: int) -> asyncpg.Record | None:

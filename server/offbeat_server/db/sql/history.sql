@@ -27,7 +27,7 @@ select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_a
 -- include: runs_shown
  where r.monitor_id = $1 and r.number < $2
    and ($3::boolean is null or (r.finished_at is null) = $3)
-   and ($4::text is null or r.verdict = $4)
+   and ($4::text[] is null or r.verdict = any($4))
    and ($5::text is null or r.run = $5)
  order by r.number desc
  limit $6

@@ -34,8 +34,12 @@ class Status(StrEnum):
     PAUSED = "paused"
 
 
+# The former word for the verdict `unverified`. Rows of the program before have it, and a filter may name it.
+FORMER_UNVERIFIED = "incomplete"
+
+
 class Verdict(StrEnum):
-    """The result of a run. `hung` and `incomplete` are provisional: the run is open.
+    """The result of a run. `hung` and `unverified` are provisional: the run is open.
 
     `ignored`: a person closed the run, and it counts neither as a success nor as a failure.
     """
@@ -43,10 +47,14 @@ class Verdict(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     HUNG = "hung"
-    INCOMPLETE = "incomplete"
+    UNVERIFIED = "unverified"
     SUPERSEDED = "superseded"
     IGNORED = "ignored"
     UNKNOWN = "unknown"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Verdict | None":
+        return cls.UNVERIFIED if value == FORMER_UNVERIFIED else None
 
 
 class StageStatus(StrEnum):

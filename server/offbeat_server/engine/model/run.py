@@ -68,7 +68,6 @@ class Run:
         "hung",
         "hung_by",
         "implicit",
-        "incomplete_reason",
         "last_at",
         "message",
         "number",
@@ -81,6 +80,7 @@ class Run:
         "tasks",
         "trusted",
         "unended_since",
+        "unverified_reason",
         "verdict",
     )
 
@@ -100,7 +100,7 @@ class Run:
         self.hung: str | None = None  # why, once a limit was broken
         # The kind of that limit: a deadline, once one was broken, else quiet or stalled.
         self.hung_by: LimitKind | Literal[""] = ""
-        self.incomplete_reason: str | None = None  # set when an outage of Offbeat may be why a limit was broken
+        self.unverified_reason: str | None = None  # set when an outage of Offbeat may be why a limit was broken
         self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
         self.exit_code: int | None = None
         self.message: str | None = None  # the last one, for the alert; not stored with the state
@@ -333,7 +333,7 @@ class Run:
             return Verdict.FAILED, next(reversed(self.faults.values()))
         if self.hung is not None:
             return Verdict.HUNG, self.hung
-        return (Verdict.INCOMPLETE, self.incomplete_reason) if self.incomplete_reason is not None else (None, None)
+        return (Verdict.UNVERIFIED, self.unverified_reason) if self.unverified_reason is not None else (None, None)
 
     def detail(self, definition: Definition, names_max: int = TASKS_MAX) -> RunDetail[Micros]:
         """Stages, tasks and progress for `runs.detail`, the API and alerts; instants in Micros."""
@@ -413,7 +413,7 @@ class Run:
             "x": self.trusted or None,
             "h": self.hung,
             "y": self.hung_by or None,
-            "u": self.incomplete_reason,
+            "u": self.unverified_reason,
             "f": [[*mark, reason] for mark, reason in self.faults.items()] or None,
             "g": stages or None,
             "t": [[stage, group.dump()] for stage, group in self.tasks.items()] or None,
@@ -431,7 +431,7 @@ class Run:
         run.restarted_at, run.implicit = state.get("a"), state.get("i", False)
         run.unended_since = state.get("e")
         run.trusted = state.get("x", False)
-        run.counted, run.hung, run.incomplete_reason = state.get("k", False), state.get("h"), state.get("u")
+        run.counted, run.hung, run.unverified_reason = state.get("k", False), state.get("h"), state.get("u")
         run.hung_by = state.get("y", "")
         run.faults = {(kind, stage): reason for kind, stage, reason in state.get("f", ())}
         run.stages = {

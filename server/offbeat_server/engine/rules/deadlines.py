@@ -123,11 +123,11 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
     outage_time = 0 if m.definition.count_outages else state.outages.within(limit.base, deadline)
     note = reasons.outage_note(m.definition, state.outages, limit.base, deadline) if outage_time else ""
     if outage_time * 2 > deadline - limit.base:
-        _leave_incomplete(state, m, run, f"cannot be evaluated{note}")
+        _leave_unverified(state, m, run, f"cannot be evaluated{note}")
         return
     if _may_be_lost(state, m, run, limit, deadline, outage_time):
         what = reasons.broken(m.definition, run, limit, deadline)
-        _leave_incomplete(state, m, run, f"incomplete because of an outage of Offbeat: {what}{note}")
+        _leave_unverified(state, m, run, f"unverified because of an outage of Offbeat: {what}{note}")
         return
     kind = _CAUSE_OF.get(limit.kind, CauseKind.HUNG)
     reason = reasons.broken(m.definition, run, limit, deadline) + note
@@ -136,9 +136,9 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
     record_failure(state, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage or None), run)
 
 
-def _leave_incomplete(state: EngineState, m: Monitor, run: Run, reason: str) -> None:
-    state.excused += run.incomplete_reason is None
-    run.incomplete_reason = reason
+def _leave_unverified(state: EngineState, m: Monitor, run: Run, reason: str) -> None:
+    state.excused += run.unverified_reason is None
+    run.unverified_reason = reason
     state.record_run(m, run)
 
 
@@ -150,7 +150,7 @@ def _may_be_lost(state: EngineState, m: Monitor, run: Run, limit: Limit, deadlin
     """
     if m.definition.count_outages:
         return False
-    if run.incomplete_reason is not None:
+    if run.unverified_reason is not None:
         return True
     if run.has_outstanding_tasks(m.definition) and state.outages.last_outage(run.started_at or limit.base, deadline):
         return True

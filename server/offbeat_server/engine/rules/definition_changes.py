@@ -82,8 +82,8 @@ def resume(state: EngineState, m: Monitor) -> None:
             run.broken.clear()
             for group in run.tasks.values():
                 group.stalled = None
-            if run.hung is not None or run.incomplete_reason is not None:
-                run.hung, run.hung_by, run.incomplete_reason = None, "", None
+            if run.hung is not None or run.unverified_reason is not None:
+                run.hung, run.hung_by, run.unverified_reason = None, "", None
                 state.record_run(m, run)
     state.update_status(m)
     queue_parts(state, m)

@@ -107,7 +107,7 @@ def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> boo
 
 def _goes_on(m: Monitor, run: Run) -> bool:
     """Whether a start with the id of an open run is a sign of life, not another run with the same id."""
-    return run.implicit or (run.hung is None and run.incomplete_reason is None and not slot_has_come(m))
+    return run.implicit or (run.hung is None and run.unverified_reason is None and not slot_has_come(m))
 
 
 def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, key: str) -> bool:

@@ -36,11 +36,11 @@ def runs_of(m: Monitor) -> MonitorRuns:
 def apply_run_ping(state: EngineState, m: Monitor, run: Run, ping: Ping) -> bool:
     """A ping of an open run. Whether a limit may have come that was not there before."""
     runs = runs_of(m)
-    again = run.incomplete_reason is not None and run.hung is None
+    again = run.unverified_reason is not None and run.hung is None
     if again:
         run.broken -= _OF_ITS_END
         if not run.broken:  # it continues after the outage, so its end was not lost
-            run.incomplete_reason = None
+            run.unverified_reason = None
             state.record_run(m, run)
     if ping.task is None:
         return run.apply(state.now, ping) or again
@@ -87,11 +87,11 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
 def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
     """The run that is still running while another begins. A run that hangs does not count: it is reported already.
 
-    Nor does one that is incomplete because of an outage: its end may have been lost.
+    Nor does one that is unverified because of an outage: its end may have been lost.
     """
     before = runs.find(ping.run)
     candidates = (each for each in (before, *runs.open.values()) if each is not None)
-    return next((each for each in candidates if each.hung is None and each.incomplete_reason is None), None)
+    return next((each for each in candidates if each.hung is None and each.unverified_reason is None), None)
 
 
 def finish(

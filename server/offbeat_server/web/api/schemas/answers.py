@@ -19,7 +19,7 @@ from offbeat_server.db.read_models import overview
 from offbeat_server.db.repositories import projects
 from offbeat_server.db.repositories.client_runs import ClientRun, read_new_pings
 from offbeat_server.engine.model.definition import FORMER_COUNT_OUTAGES, Definition, load_definition, with_present_names
-from offbeat_server.engine.model.enums import AlertState
+from offbeat_server.engine.model.enums import AlertState, Verdict, member_or
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.engine.schedule.maintenance_windows import Window
@@ -150,7 +150,7 @@ def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]
         "project": row["project"],
         "number": row["number"],
         "run": row["run"],
-        "verdict": row["verdict"],
+        "verdict": None if row["verdict"] is None else member_or(Verdict, row["verdict"], Verdict.UNKNOWN),
         "reason": row["reason"],
         "started_at": instant(row["started_at"]),
         "finished_at": instant(row["finished_at"]),

@@ -107,7 +107,7 @@ class RunAnswer(Answer):
     number: int = Field(description="Its number; it counts per monitor, from 1.")
     run: str | None = Field(description="The run id that the client sent.")
     verdict: Verdict | None = Field(
-        description="Null: open. Runs that are `hung` or `incomplete` (pings may be lost in an outage) are open too."
+        description="Null: open. Runs that are `hung` or `unverified` (pings may be lost in an outage) are open too."
     )
     reason: str | None = Field(description="Why the verdict is what it is. Null: no reason is needed.")
     started_at: Rfc3339 | None = Field(description="When it started. Null: its start was not received.")

@@ -10,7 +10,7 @@ from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micro
 from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history, overview, pages
 from offbeat_server.engine.model.definition import Definition, load_definition
-from offbeat_server.engine.model.enums import Verdict
+from offbeat_server.engine.model.enums import Verdict, member_or
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.rules import reasons
@@ -190,7 +190,8 @@ async def _chart(pool: Pool, monitor_id: int, now: Micros) -> tuple[str, charts.
 async def runs_page(visit: Visit) -> web.StreamResponse:
     """All runs, the newest first."""
     row = await find(visit)
-    verdict = visit.query_param("verdict") or None
+    asked = visit.query_param("verdict")
+    verdict = member_or(Verdict, asked, Verdict.UNKNOWN) if asked else None
     page = await RUNS.page(
         LIST_MAX,
         RUNS.place(visit.query_param("before") or None),

@@ -1,4 +1,4 @@
-"""Runs whose pings may be lost in an outage of Offbeat: shown as incomplete, and without an alert."""
+"""Runs whose pings may be lost in an outage of Offbeat: shown as unverified, and without an alert."""
 
 import asyncio
 from typing import Any
@@ -29,8 +29,8 @@ def test_missing_tasks_that_may_have_ended_in_an_outage_raise_no_alert(scene: Sc
     fan_out(scene, (7.5, 11.3), {8, 9, 10, 11}, tasks={"within": "1m"})
     scene.tick("2h")
     run = scene.runs()[1]
-    assert run.verdict == "incomplete" and not scene.incidents() and not scene.alerts()
-    assert run.reason is not None and run.reason.startswith("incomplete because of an outage of Offbeat: ")
+    assert run.verdict == "unverified" and not scene.incidents() and not scene.alerts()
+    assert run.reason is not None and run.reason.startswith("unverified because of an outage of Offbeat: ")
     assert "16 of 20 tasks done" in run.reason and "8, 9, 10, 11" in run.reason
 
 
@@ -53,7 +53,7 @@ def test_an_outage_after_the_deadline_explains_nothing(scene: Scene) -> None:
 def test_the_run_whose_tasks_are_lost_is_not_hung_either(scene: Scene) -> None:
     fan_out(scene, (7.5, 11.3), {8, 9}, tasks={"within": "1m"}, max_runtime="1h", quiet_for="30m")
     scene.tick("5h")
-    assert scene.runs()[1].verdict == "incomplete" and not scene.incidents()
+    assert scene.runs()[1].verdict == "unverified" and not scene.incidents()
 
 
 @pytest.mark.parametrize(("last", "verdict"), [("success", "succeeded"), ("fail", "failed")])
@@ -84,7 +84,7 @@ def test_the_end_of_a_short_run_may_be_lost(scene: Scene) -> None:
     scene.ping(0, "start", run="r")
     scene.outage(10, 14)
     scene.tick("1h")
-    assert scene.runs()[1].verdict == "incomplete" and not scene.incidents()
+    assert scene.runs()[1].verdict == "unverified" and not scene.incidents()
 
 
 def test_a_long_run_that_dies_is_noticed_although_there_was_a_short_outage(scene: Scene) -> None:
@@ -109,7 +109,7 @@ def test_a_ping_after_the_deadline_shows_that_it_runs_too_long(scene: Scene) -> 
     scene.ping(0, "start", run="r")
     scene.outage(10, 14)
     scene.tick(100)
-    assert scene.runs()[1].verdict == "incomplete"
+    assert scene.runs()[1].verdict == "unverified"
     scene.ping(200, "log", run="r")
     scene.tick(201)
     assert scene.runs()[1].verdict == "hung" and scene.status() == "down"
@@ -122,7 +122,7 @@ def test_the_end_of_a_stage_was_lost_if_the_run_continued(scene: Scene) -> None:
     scene.outage(1000, 1004)  # `extract` ends
     scene.ping(1005, "start", run="r", stage="load")
     scene.tick("3h")
-    assert scene.runs()[1].verdict == "incomplete" and not scene.incidents()
+    assert scene.runs()[1].verdict == "unverified" and not scene.incidents()
     scene.ping("4h", "success", run="r", stage="load")
     scene.ping("4h", "success", run="r")
     assert scene.runs()[1].verdict == "succeeded"
@@ -141,7 +141,7 @@ def test_strict_evaluates_it_despite_an_outage(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("run", ["constant", None])
-def test_the_next_run_overlaps_no_incomplete_one(scene: Scene, run: str | None) -> None:
+def test_the_next_run_overlaps_no_unverified_one(scene: Scene, run: str | None) -> None:
     scene.monitor(max_runtime="1m", overlap="alert")
     scene.ping(0, "start", run=run)
     scene.outage(10, 14)
@@ -187,7 +187,7 @@ async def test_a_client_without_retries_and_a_restart_in_the_middle(database_url
             return row if row["verdict"] is not None else None
 
         row = await eventually(run)
-        assert row["verdict"] == "incomplete" and "outage of Offbeat" in row["reason"], row
+        assert row["verdict"] == "unverified" and "outage of Offbeat" in row["reason"], row
         assert "2, 3, 4" in row["reason"]
         # Three seconds later `max_runtime`, moved by the outage, passes too. Another monitor shows that it has.
         later = (await server.api("PUT", "/api/v1/monitors/later", {"every": "5s", "grace": "1s", "channels": []})).body
