@@ -333,6 +333,7 @@ create table incidents (
   revised         boolean not null default false,
   acknowledged_at timestamptz,
   acknowledged_by text,
+  held            jsonb,                     -- what holds or held its alerts back, in order; null: nothing
   primary key (monitor_id, number)
 ) with (fillfactor = 85);
 create unique index incidents_open on incidents (monitor_id) where resolved_at is null;
@@ -413,7 +414,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (6, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (7, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

@@ -70,6 +70,8 @@ class Incident:
     notified_runs: set[int] = field(default_factory=set)
     known_runs: set[int] = field(default_factory=set)
     alerts: int = 0
+    kept: bool = False  # an explicit failure closed that no alert has reported
+    unreported: bool = False  # it is over, and its alert is still to come
 
     def holds(self, key: tuple[str, int, str]) -> bool:
         return any(cause.key == key for cause in self.causes)
@@ -202,6 +204,11 @@ class Monitor:
         return self.incidents[-1] if self.incidents and self.incidents[-1].resolved is None else None
 
     @property
+    def subject(self) -> Incident | None:
+        """The incident of the next alert."""
+        return self.incident or next((each for each in self.incidents[-1:] if each.unreported), None)
+
+    @property
     def open(self) -> list[Run]:
         return [run for run in self.runs if run.ended is None]
 
@@ -239,6 +246,10 @@ def _content(ping: Ping) -> tuple[Any, ...]:
 
 def is_scheduled(d: Definition) -> bool:
     return d.every is not None or d.cron is not None
+
+
+def is_explicit(cause: Cause) -> bool:
+    return cause.kind not in ("missed", "members")
 
 
 def expects_nothing(m: "Monitor") -> bool:
@@ -573,8 +584,8 @@ class Model:
             yield from (self._member_deadline(m, name) for name in m.members if name not in m.silent)
             if not self._too_few_open(m):
                 yield from (m.members[name] + m.d.members.forget_after for name in m.silent)
-        if m.incident is not None and m.incident.plan is not None:
-            yield self._notify_at(m, m.incident.plan)
+        if m.subject is not None and m.subject.plan is not None:
+            yield self._notify_at(m, m.subject)
 
     # ------------------------------------------------------------------------------------------------------ evaluation
 
@@ -699,11 +710,14 @@ class Model:
         if incident is None:
             if m.streak >= m.d.fail_after:
                 incident = Incident(len(m.incidents) + 1, m.streak_since, [cause])
+                if (before := m.subject) is not None:
+                    before.unreported, incident.kept, incident.plan = False, True, before.plan
                 m.incidents.append(incident)
                 if known:
                     incident.known_runs.add(cause.number)
-                else:
-                    incident.plan = self._plan(m, incident, cause)
+                if incident.kept or not known:
+                    plan = self._plan(m, incident, cause)
+                    incident.plan = min(plan, incident.plan or plan)
         else:
             if known:
                 incident.known_runs.add(cause.number)
@@ -728,6 +742,8 @@ class Model:
                 wait = 60 * S if cause.shortfall > 2 * incident.notified_shortfall else 600 * S
                 at = self.now if worse else max(self.now, incident.notified_at + wait)
                 incident.plan = at if incident.plan is None else min(at, incident.plan)
+            if not incident.notified and incident.plan is not None and is_explicit(cause) and not known:
+                incident.plan = min(incident.plan, self._plan(m, incident, cause))
         self._restate(m)
         self._notify_if_due(m)
 
@@ -745,23 +761,27 @@ class Model:
                 )
             if speaks:
                 cause.consecutive_successes += 1
-        self._over(m, lambda cause: cause.consecutive_successes >= m.d.recover_after)
+        self._over(m, lambda cause: cause.consecutive_successes >= m.d.recover_after, keeps=True)
 
-    def _over(self, m: Monitor, which: Any) -> None:
+    def _over(self, m: Monitor, which: Any, keeps: bool = False) -> None:
         incident = m.incident
         if incident is None:
             return
+        told = [c for c in incident.causes if which(c) and is_explicit(c) and c.number not in incident.known_runs]
+        if keeps and told and not incident.notified:
+            incident.kept = True
         left = [cause for cause in incident.causes if not which(cause)]
         if left:
             incident.causes = left
         else:
             self._resolve(m)
 
-    def _resolve(self, m: Monitor) -> None:
+    def _resolve(self, m: Monitor, by_person: bool = False) -> None:
         incident = m.incident
         if incident is None:
             return
         incident.resolved = self.now
+        incident.unreported = incident.kept and not incident.notified and not by_person
         m.streak = 0
         m.news = True
         for run in m.open:
@@ -770,6 +790,12 @@ class Model:
             self._alert(m, incident, "resolved")
         self._restate(m)
         self.releases.append((self.now, m.id))
+
+    def _drop(self, m: Monitor) -> None:
+        """S13.18"""
+        self._resolve(m, by_person=True)
+        for incident in m.incidents:
+            incident.unreported = False
 
     # ------------------------------------------------------------------------------------------------------ alerts
 
@@ -811,10 +837,18 @@ class Model:
                 ends.append(end)
         return ends
 
-    def _notify_at(self, m: Monitor, plan: Micros) -> Micros:
-        at = plan
+    def _reports_explicit(self, incident: Incident) -> bool:
+        """S13.14"""
+        causes = [c for c in incident.causes if not incident.notified or self._is_news(incident, c)]
+        explicit = any(is_explicit(c) and c.number not in incident.known_runs for c in causes)
+        return explicit or (incident.kept and not incident.notified)
+
+    def _notify_at(self, m: Monitor, incident: Incident) -> Micros:
+        at = incident.plan or 0
+        explicit = self._reports_explicit(incident)
         while True:
-            later = max([at, m.snoozed, *(period_and_grace(m.d, end) for end in self._window_ends(m, at))])
+            ends = [end if explicit else period_and_grace(m.d, end) for end in self._window_ends(m, at)]
+            later = max([at, m.snoozed, *ends])
             if later == at:
                 return at
             at = later
@@ -837,11 +871,11 @@ class Model:
         return bool(why) and why <= alerted and all(stage.status != "running" for stage in seen.stages.values())
 
     def _notify_if_due(self, m: Monitor) -> None:
-        incident = m.incident
-        if incident is None or incident.plan is None or self._notify_at(m, incident.plan) > self.now:
+        incident = m.subject
+        if incident is None or incident.plan is None or self._notify_at(m, incident) > self.now:
             return
         incident.plan = None
-        if all(cause.number in incident.known_runs for cause in incident.causes):
+        if not incident.kept and all(cause.number in incident.known_runs for cause in incident.causes):
             return
         if incident.notified:
             if any(self._is_news(incident, cause) for cause in incident.causes):
@@ -853,6 +887,9 @@ class Model:
         else:
             incident.notified = True
             self._notify(m, incident, "opened")
+            if incident.unreported:
+                incident.unreported = False
+                self._alert(m, incident, "resolved")
 
     def _notify(self, m: Monitor, incident: Incident, kind: str) -> None:
         incident.notified_at = self.now
@@ -869,18 +906,18 @@ class Model:
     def _release(self, at: Micros, up_id: int) -> None:
         up = self.monitors.get(up_id) or self.gone.get(up_id)
         for m in self.monitors.values():
-            if m.incident is not None and m.incident.suppressed_by == up_id and up is not None:
+            if m.subject is not None and m.subject.suppressed_by == up_id and up is not None:
                 self._let_go(m, at)
 
     def _let_go(self, m: Monitor, at: Micros) -> None:
-        incident = m.incident
+        incident = m.subject
         if incident is not None and not incident.notified and incident.suppressed_by is not None:
             incident.suppressed_by = None
-            incident.plan = period_and_grace(m.d, at)
+            incident.plan = at if self._reports_explicit(incident) else period_and_grace(m.d, at)
 
     def _look_at_explanations(self) -> None:
         for m in self.monitors.values():
-            incident = m.incident
+            incident = m.subject
             if incident is None or incident.notified or incident.suppressed_by is None:
                 continue
             up = self.monitors.get(incident.suppressed_by)
@@ -1109,7 +1146,7 @@ class Model:
             oldest = m.open[0]
             oldest.ended, oldest.verdict = self.now, "unknown"
             oldest.duration = self.now - oldest.started
-            self._over(m, lambda cause: cause.number == oldest.number)
+            self._over(m, lambda cause: cause.number == oldest.number, keeps=True)
         run = Run(len(m.runs) + 1, ping.run, self.now, [("ping", self.now, ping)])
         run.start_received = ping.signal == "start" and ping.stage is None and ping.task is None
         run.unended = unended
@@ -1296,7 +1333,7 @@ class Model:
         name = ping.task or ping.run or ""
         self._lower_peak(m)
         if ping.signal == "leave":
-            self._over(m, lambda c: c.key == ("failed", 0, name))
+            self._over(m, lambda c: c.key == ("failed", 0, name), keeps=True)
             if name in m.members:
                 if self._alive(m) == m.peak:
                     m.peak_at = self.now
@@ -1318,7 +1355,7 @@ class Model:
         if ping.signal == "fail":
             self._meet(m, Cause("failed", 0, name, self.now))
         elif ping.signal in ("start", "success", "skip"):
-            self._over(m, lambda c: c.key == ("failed", 0, name))
+            self._over(m, lambda c: c.key == ("failed", 0, name), keeps=True)
         self._over(m, lambda c: c.kind == "missed")
         if changed:
             self._evaluate_fleet(m, worse=False)
@@ -1335,7 +1372,7 @@ class Model:
                 continue
             if name in m.silent:
                 self._forget(m, name)
-                self._over(m, lambda c, name=name: c.key == ("failed", 0, name))
+                self._over(m, lambda c, name=name: c.key == ("failed", 0, name), keeps=True)
                 forgotten = True
             else:
                 self._lower_peak(m)
@@ -1372,7 +1409,7 @@ class Model:
         for name in sorted(m.silent):
             if m.members[name] + members.forget_after <= self.now:
                 self._forget(m, name)
-                self._over(m, lambda c, name=name: c.key == ("failed", 0, name))
+                self._over(m, lambda c, name=name: c.key == ("failed", 0, name), keeps=True)
 
     # ------------------------------------------------------------------------------------------------------ changes
 
@@ -1498,7 +1535,7 @@ class Model:
         if m is None or m.paused:
             return
         m.paused = True
-        self._resolve(m)
+        self._drop(m)
         m.streak, m.awaited = 0, []
         self._restate(m)
 
@@ -1547,7 +1584,7 @@ class Model:
         m = self.monitors.get(monitor_id)
         if m is None or (incident := m.incident) is None:
             return
-        self._resolve(m)
+        self._resolve(m, by_person=True)
         if incident.silent:
             self._begin_anew(m)
         self._forget_those_past(m)
@@ -1589,7 +1626,7 @@ class Model:
         m = self.monitors.get(monitor_id)
         if m is None:
             return
-        self._resolve(m)
+        self._drop(m)
         for run in m.open:
             run.ended, run.verdict, run.duration = self.now, "unknown", self.now - run.started
         self.gone[monitor_id] = self.monitors.pop(monitor_id)

@@ -26,7 +26,7 @@ from offbeat_server.engine.model import runs
 from offbeat_server.engine.model.definition import Definition, read_definition
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
-from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.engine.model.monitor import Cause, Incident, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, Position
 from offbeat_server.engine.model.tasks import NamedTasks
 from offbeat_server.engine.rules import completeness, deadlines, definition_changes, notifications, pings, run_steps
@@ -620,6 +620,14 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
     agree()
 
 
+_schedule_opening = notifications.schedule_opening
+
+
+def _plan_once(state: EngineState, m: Monitor, incident: Incident, cause: Cause) -> None:
+    if incident.announce_at is None:
+        _schedule_opening(state, m, incident, cause)
+
+
 # Bugs put in on purpose, all of which are found: the test of the test.
 def _missing_by_number(named: NamedTasks) -> int:
     return len(named.names) - named.ended - len(named.unexpected)
@@ -646,7 +654,11 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a total decides nothing": (run_steps, "says_total", lambda ping: False),
     "a stage does not end": (fast_path, "_SIGNS_OF_LIFE", frozenset(("progress", "log", "success"))),
     "nobody is released": (notifications, "release_held", lambda state, m: None),
-    "windows hold nothing back": (EngineState, "window_ends", lambda state, m, at: iter(())),
+    "windows hold nothing back": (EngineState, "open_windows", lambda state, m, at: iter(())),
+    "an explicit failure waits for a period": (Incident, "tells_explicit_failure", property(lambda incident: False)),
+    "a later success hides a failure": (Incident, "keep_closed", lambda incident, causes, at: None),
+    "the next incident hides the one before": (Incident, "take_over", lambda incident, earlier: None),
+    "an explicit failure waits for a miss": (notifications, "schedule_opening", _plan_once),
     "a change does not put off": (runs.MonitorRuns, "put_off", lambda runs, until: None),
     "a retry counts": (pings, "is_repeat", lambda state, m, entry, word: False),
     "an outage loses no pings": (deadlines, "_may_be_lost", lambda *given: False),
@@ -661,7 +673,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a start forgets who pinged since the checkpoint": (Fleet, "record_late_ping", lambda fleet, name, at: None),
     "an unexpected task replaces a missing one": (NamedTasks, "missing", property(_missing_by_number)),
     "a finish counts as before although a person closed the run": (pings, "_may_differ", lambda ended, ping: True),
-    "a person is alerted to what they closed": (notifications, "is_known", lambda incident, cause: False),
+    "a person is alerted to what they closed": (Incident, "is_known", lambda incident, cause: False),
     "a close by hand is not reported to followers": (execution, "notify_followers", lambda *given: None),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
 }

@@ -8,7 +8,7 @@ from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind, CauseKind, Status, Verdict
 from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.ping import Position
-from offbeat_server.engine.model.run_detail import CauseDetail, RunDetail
+from offbeat_server.engine.model.run_detail import CauseDetail, HoldDetail, RunDetail
 
 NO_PING: Micros = 0  # as `last_ping_at` of a run that a person revised
 
@@ -44,6 +44,7 @@ class IncidentChanged(NamedTuple):
     stage: str | None
     causes: list[CauseDetail[Micros]]
     suppressed_by: int | None
+    held: list[HoldDetail[Micros]]  # what holds or held its alerts back
 
 
 class Alert(NamedTuple):

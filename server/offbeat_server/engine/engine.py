@@ -296,8 +296,8 @@ class Engine:
         if m.at > state.ahead:
             state.ahead = m.at
         if m.rare is not EMPTY_RARE_STATE:
-            if m.incident is not None:
-                state.with_open_incident.add(m.id)
+            if m.current_incident is not None:
+                state.with_incident.add(m.id)
             definition_changes.queue_parts(state, m)
         state.queue(m)
 
@@ -313,7 +313,7 @@ class Engine:
         for m in self._unwatched:
             state.update_status(m)
         self._unwatched.clear()
-        for monitor_id in sorted(state.with_open_incident):
+        for monitor_id in sorted(state.with_incident):
             try:
                 notifications.repair(state, state.monitors[monitor_id])
                 state.queue(state.monitors[monitor_id])
@@ -324,9 +324,7 @@ class Engine:
         """Monitor to the number of its open incident."""
         monitors = self.state.monitors
         return {
-            id: incident.number
-            for id in self.state.with_open_incident
-            if (incident := monitors[id].incident) is not None
+            id: incident.number for id in self.state.with_incident if (incident := monitors[id].incident) is not None
         }
 
     def restate_incident(self, monitor_id: int) -> None:

@@ -4,7 +4,7 @@ Rules share no other state and do not know each other's order; `now` is the inst
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.engine.deadline_queue import DeadlineQueue
 from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
 from offbeat_server.engine.model.definition import ProjectSlug
-from offbeat_server.engine.model.enums import Status
+from offbeat_server.engine.model.enums import HoldKind, Status
 from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Incident, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, START, Position
 from offbeat_server.engine.model.run import Limit, Run
@@ -28,7 +28,6 @@ class RecordedIncident(NamedTuple):
     """An incident to be written as it is when it is taken: every change records it again."""
 
     incident: Incident
-    resolved_at: Micros | None
     decided_at: Micros
 
     def row(self) -> IncidentChanged:
@@ -39,7 +38,7 @@ class RecordedIncident(NamedTuple):
         return IncidentChanged(
             incident.number,
             incident.opened_at,
-            self.resolved_at,
+            incident.resolved_at,
             self.decided_at,
             worst.kind,
             worst.reason,
@@ -47,6 +46,7 @@ class RecordedIncident(NamedTuple):
             worst.stage,
             [cause.show() for cause in causes],
             incident.suppressed_by,
+            incident.holds,
         )
 
 
@@ -88,7 +88,7 @@ class EngineState:
         self.followers: dict[ProjectSlug, set[int]] = {}  # those that come `after` it
         self.dependents: dict[ProjectSlug, set[int]] = {}  # those that depend on it
         self.ties: dict[int, set[int]] = {}  # who was linked when something undecided was decided, and is no longer
-        self.with_open_incident: set[int] = set()  # those with an open incident
+        self.with_incident: set[int] = set()  # those with a `current_incident`
         self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that have recovered, since when
         self.unknown_ids: set[int] = set()  # monitors that were deleted while pings of them were still under way
         self.counts: Counter[Status] = Counter()  # monitors by status
@@ -195,9 +195,9 @@ class EngineState:
                 exit_code=row.exit_code if row.last_ping_at else pending.exit_code,
             )
 
-    def record_incident(self, m: Monitor, incident: Incident, resolved_at: Micros | None = None) -> None:
+    def record_incident(self, m: Monitor, incident: Incident) -> None:
         """An incident was opened, changed or resolved."""
-        self.open_for(m).incidents[incident.number] = RecordedIncident(incident, resolved_at, self.now)
+        self.open_for(m).incidents[incident.number] = RecordedIncident(incident, self.now)
 
     def drain(self, subjects_max: int, on_error: OnMonitorError) -> list[Decision]:
         """Take the decisions of about this number of monitors, each with the state that followed.
@@ -349,7 +349,7 @@ class EngineState:
                 # The one that is due first has the first deadline: outages move no deadline past a later one.
                 awaited = self.awaited_deadline(m, min(rare.awaited.values()))
                 when = awaited if when is None or awaited < when else when
-            if (incident := rare.incident) is not None and (at := self.notify_at(m, incident)) is not None:
+            if (incident := rare.current_incident) is not None and (at := self.notify_at(m, incident)) is not None:
                 when = at if when is None or at < when else when
         return max(when, m.at) if when is not None else None
 
@@ -357,33 +357,38 @@ class EngineState:
 
     def notify_at(self, m: Monitor, incident: Incident) -> Micros | None:
         """The instant of the next alert: as planned, or when alerts are allowed again; None: there is none."""
+        mutes = list(self.mutes(m, incident))
+        return max((end for _, _, _, end in mutes), default=incident.announce_at)
+
+    def mutes(self, m: Monitor, incident: Incident) -> Iterator[tuple[HoldKind, str | None, Micros, Micros]]:
+        """List the holds of the planned alert, in order: their kind, name of the window, start and end.
+
+        A snooze and a maintenance window hold it back until their end; if it is about a missing ping alone, the window
+        until the end of one period and grace after that.
+        """
         at = incident.announce_at
         if at is None:
-            return None
+            return
+        is_explicit: bool | None = None  # asked only if there is a window
         for _ in range(OVERLAPS_MAX):
-            later = self.muted_until(m, at)
-            if later <= at:
-                break
-            at = later
-        return at
+            until = at
+            if m.snoozed_until is not None and m.snoozed_until > at:
+                until = m.snoozed_until
+                yield HoldKind.SNOOZE, None, at, until
+            for window, window_end in self.open_windows(m, at):
+                is_explicit = incident.tells_explicit_failure if is_explicit is None else is_explicit
+                end = window_end if is_explicit else end_of_grace_period(m.definition, window_end)
+                until = max(until, end)
+                yield HoldKind.MAINTENANCE, window.name, at, end
+            if until == at:
+                return
+            at = until
 
-    def muted_until(self, m: Monitor, at: Micros) -> Micros:
-        """Until when an alert of `at` is held back: the end of a snooze, or one period after that of a window.
-
-        Not after `at`: it is not held back.
-        """
-        until = m.snoozed_until if m.snoozed_until is not None else at
-        for end in self.window_ends(m, at):
-            until = max(until, end_of_grace_period(m.definition, end))
-        return until
-
-    def window_ends(self, m: Monitor, at: Micros) -> Iterable[Micros]:
-        """The ends of the maintenance windows that cover a monitor at `at`."""
-        if not self.windows:
-            return ()
-        windows = [window for project_id, window in self.windows.values() if project_id == m.project_id]
-        ends = [window.end_at(at) for window in windows if window.covers(m.slug, m.tags)]
-        return [end for end in ends if end is not None]
+    def open_windows(self, m: Monitor, at: Micros) -> Iterator[tuple[Window, Micros]]:
+        """The maintenance windows that cover a monitor at `at`, each with its end."""
+        for project_id, window in self.windows.values():
+            if project_id == m.project_id and window.covers(m.slug, m.tags) and (end := window.end_at(at)) is not None:
+                yield window, end
 
 
 def _row_of(m: Monitor, run: Run) -> RunChanged:

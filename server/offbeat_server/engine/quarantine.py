@@ -26,7 +26,7 @@ class Quarantine:
         if (undecided := state.pending_decisions.pop(monitor_id, None)) is not None:
             state.pending_runs -= len(undecided.runs)
         state.pending_deletion.pop(monitor_id, None)
-        state.with_open_incident.discard(monitor_id)
+        state.with_incident.discard(monitor_id)
         if m is not None:
             unregister(state, m)
             m.queued_at = None
@@ -42,6 +42,6 @@ class Quarantine:
         del self.monitors[monitor_id]
         self._state.unknown_ids.discard(monitor_id)
         register(self._state, m)
-        if m.incident is not None:
-            self._state.with_open_incident.add(monitor_id)
+        if m.current_incident is not None:
+            self._state.with_incident.add(monitor_id)
         return True

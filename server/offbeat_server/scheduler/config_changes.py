@@ -158,7 +158,7 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
 
 def _apply_window(engine: Engine, change: ChangeSeen, at: Micros) -> None:
     if change.after is not None:
-        window_id, window = scheduler_rows.read_window_change(change.after)
+        window_id, window = scheduler_rows.read_window_change(change.after, change.subject)
         engine.put_window(window_id, change.project_id or 0, window, at)
     elif change.before is not None:
-        engine.remove_window(scheduler_rows.read_window_change(change.before)[0], at)
+        engine.remove_window(scheduler_rows.read_window_change(change.before, change.subject)[0], at)

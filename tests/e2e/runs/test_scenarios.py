@@ -270,8 +270,31 @@ async def an_upstream_is_down_and_one_downstream_stays_silent_after_it(stage: St
         facts = await stage.alert("job-5", "opened")
     finally:
         living.cancel()
-    assert facts["cause"] == "missed" and re.match(r"while db was down, until ", facts["held_back"])
+    assert facts["cause"] == "missed" and re.search(r", by dependency db until ", facts["held_back"])
     assert [stage.alerts(slug) for slug in downstreams] == [[], [], [], [], [("opened", "missed")]]
+
+
+async def a_job_fails_while_its_upstream_is_down_and_is_reported_when_that_recovers(stage: Stage) -> None:
+    api = await stage.monitor("api", every="2s", grace="1s")
+    job = await stage.monitor("job", cron="0 3 1 1 *", grace="1h", depends_on=["api"])
+    await stage.ping(api)
+    await stage.alert("api", "opened")
+    await stage.pings(job, [{"status": "start", "run": "1"}, {"status": "fail", "run": "1"}])
+
+    async def hold() -> Any:
+        held = [hold for incident in (await stage.get("job/incidents"))["items"] for hold in incident["held"]]
+        return held[-1] if held else {}
+
+    async def is_held() -> bool:
+        shown = await hold()
+        return bool(shown) and (shown["kind"], shown["by"], shown["ends_at"]) == ("dependency", "api", None)
+
+    await eventually(is_held)
+    assert stage.alerts("job") == []
+    await stage.ping(api)
+    facts = await stage.alert("job", "opened")
+    assert facts["cause"] == "failed" and re.search(r", by dependency api until ", facts["held_back"])
+    assert (await hold())["ends_at"] is not None
 
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -282,6 +305,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     of_four_monitors_in_sequence_the_third_is_silent,
     of_a_fleet_of_a_thousand_sixty_die_at_once,
     an_upstream_is_down_and_one_downstream_stays_silent_after_it,
+    a_job_fails_while_its_upstream_is_down_and_is_reported_when_that_recovers,
 )
 
 

@@ -119,8 +119,8 @@ async def test_alerts_that_are_requeued_are_sent_alone_and_in_order(world: Scene
     for id in (resolved, *opened):
         assert await resend(world.pool, id)
     incident: Any = dict.fromkeys(("cause", "reason", "causes"), "") | {"monitor_id": 1, "number": 8}
-    incident |= {"opened_at": datetime.now(UTC), "resolved_at": None}
-    shown = (await incidents.context(world.pool, incident, True))["events"]
+    incident |= {"opened_at": datetime.now(UTC), "resolved_at": None, "held": []}
+    shown = (await incidents.context(world.pool, incident, 0, True))["events"]
     assert [event.title for event in shown if event.look == "pending"] == ["Alert to channel hook pending"] * 2
     async with world.dispatcher():
         assert await world.settled() == {"delivered": 9}

@@ -353,7 +353,7 @@ _REAL = {
     "runs": """select monitor_id, number, run, started_at, finished_at, duration, verdict, reason, last_ping_at,
                       coalesce(exit_code, wide_exit_code), detail
                  from runs order by 1, 2""",
-    "incidents": """select monitor_id, number, opened_at, resolved_at, cause, run, stage, suppressed_by
+    "incidents": """select monitor_id, number, opened_at, resolved_at, cause, run, stage, suppressed_by, held
                       from incidents order by 1, 2""",
     "alerts": """select id, lane, monitor_id, incident, ordinal, kind, facts, created_at, next_attempt_at, expires_at,
                         digest_id, attempts, lapses, state, claimed_by, urgent, uid
@@ -435,7 +435,7 @@ def simulated_tables(tables: Statements) -> Tables:
             for key, r in sorted(tables.runs.items())
         ],
         "incidents": [
-            [*key, i.opened_at, i.resolved_at, i.cause, i.run, i.stage, i.suppressed_by]
+            [*key, i.opened_at, i.resolved_at, i.cause, i.run, i.stage, i.suppressed_by, i.held or None]
             for key, i in sorted(tables.incidents.items())
         ],
         "alerts": [

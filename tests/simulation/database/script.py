@@ -34,6 +34,7 @@ HOUR: Micros = 60 * MINUTE
 TICKS = (0, 1, 999, 50_000, 50_003, SECOND, 3 * SECOND, 7 * SECOND, 12 * SECOND, 70 * SECOND)
 LONG_TICKS = (11 * MINUTE, 61 * MINUTE, 25 * HOUR)
 MONITORS = 6
+HELD: tuple[Any, ...] = ([], [{"kind": "snooze", "by": None, "started_at": BEGIN, "ends_at": BEGIN + SECOND}])
 DETAILS: tuple[Any, ...] = ({}, {"stages": {"load": "ok"}})
 DEFINITIONS: tuple[dict[str, Any], ...] = (
     {"every": 60}, {"every": 61, "grace": 5}, {"cron": "* * * * *"}, {"every": 90, "fail_after": 2},
@@ -332,7 +333,19 @@ class Script:
         resolved_at = at if "resolved" in kinds else None
         cause = rng.choice((CauseKind.MISSED, CauseKind.FAILED, CauseKind.STAGE, CauseKind.HUNG))
         effects.append(
-            IncidentChanged(number, opened_at, resolved_at, at, cause, "why", None, None, [], rng.choice((None, 1)))
+            IncidentChanged(
+                number,
+                opened_at,
+                resolved_at,
+                at,
+                cause,
+                "why",
+                None,
+                None,
+                [],
+                rng.choice((None, 1)),
+                rng.choice(HELD),
+            )
         )
         channels = rng.choice((None, ("c1",), ("c2",), ()))
         for kind in kinds:

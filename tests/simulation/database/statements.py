@@ -31,7 +31,7 @@ _NEWS = rows_of("rev refusal_id")
 _ID = rows_of("id")
 _ENDED = rows_of("id effective_at")
 _MEMBER = rows_of("monitor_id name at silent_since")
-_WINDOW = rows_of("id project_id definition")
+_WINDOW = rows_of("id project_id slug definition")
 _ONE = rows_of("one")
 _STANDING = rows_of("seq accepted_through")
 _REGISTERED = rows_of("id started_at")
@@ -379,13 +379,13 @@ class Statements:
         ]
 
     def scheduler_windows(self, session: Session, applied_rev: int) -> list[Row]:
-        rows = [_WINDOW(w.id, 1, w.definition) for w in self.windows.values() if w.rev <= applied_rev]
+        rows = [_WINDOW(w.id, 1, w.slug, w.definition) for w in self.windows.values() if w.rev <= applied_rev]
         first: dict[str, Any] = {}
         for c in self.changes:
             if c.kind == "window" and c.rev > applied_rev:
                 first.setdefault(c.subject, c.before)
         was = [orjson.loads(before) for before in first.values() if before is not None]
-        return rows + [_WINDOW(w["id"], 1, w["definition"]) for w in was]
+        return rows + [_WINDOW(w["id"], 1, w["slug"], w["definition"]) for w in was]
 
     def scheduler_windows_applied(self, session: Session, rev: int) -> list[tuple[Any, ...]]:
         taken = [c for c in self.changes if c.rev > rev and c.kind == "window" and c.effective_at is not None]
@@ -616,7 +616,9 @@ class Statements:
 
     def decisions_put_incidents(self, session: Session, *columns: list[Any]) -> None:
         def write() -> None:
-            for monitor_id, number, _, opened, resolved, _, cause, _, run, stage, _, by in zip(*columns, strict=True):
+            for monitor_id, number, _, opened, resolved, _, cause, _, run, stage, _, by, held in zip(
+                *columns, strict=True
+            ):
                 was, opened_at = self.incidents.get((monitor_id, number)), to_micros(opened)
                 if was is not None and was.opened_at != opened_at:
                     self.wrong.append(f"incident {monitor_id}/{number} was opened twice")
@@ -627,6 +629,7 @@ class Statements:
                     run=run,
                     stage=stage,
                     suppressed_by=by,
+                    held=orjson.loads(held) if held is not None else [],
                 )
                 if sum(k[0] == monitor_id and i.resolved_at is None for k, i in self.incidents.items()) > 1:
                     self.wrong.append(f"monitor {monitor_id} has two open incidents")

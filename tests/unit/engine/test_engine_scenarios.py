@@ -267,6 +267,6 @@ def test_an_upstream_is_down_and_one_of_five_downstreams_stays_silent_after_it(s
     assert alert.facts["reason"] == (
         "no ping by 2026-01-05 00:05:30 UTC: it was due at 00:05:00, with a grace period of 30 s; last ping at 00:00:00"
     )
-    assert alert.facts["held_back"] == "while db was down, until 2026-01-05 00:11:40 UTC"
+    assert alert.facts["held_back"] == "11 min 40 s, by dependency db until 2026-01-05 00:17:10 UTC"
     assert [scene.status(slug) for slug in downstreams] == ["up", "up", "up", "up", "down"]
     assert alert.decided_at - scene.begin == 1_030 * SECOND

@@ -216,6 +216,7 @@ def _incidents(incidents: Sequence[tuple[Decision, IncidentChanged]]) -> list[li
         [incident.stage for _, incident in incidents],
         [_json(incident.causes) for _, incident in incidents],
         [incident.suppressed_by for _, incident in incidents],
+        [_json(incident.held) if incident.held else None for _, incident in incidents],
     ]
 
 

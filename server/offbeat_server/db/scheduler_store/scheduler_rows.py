@@ -157,7 +157,7 @@ async def windows(connection: Connection, applied_rev: int) -> list[tuple[int, i
     """
     with database_trouble():
         rows = await connection.fetch(_SQL["windows"], applied_rev)
-    return [(row["id"], row["project_id"], read_window(row["definition"])) for row in rows]
+    return [(row["id"], row["project_id"], _read_window(row["definition"], row["slug"])) for row in rows]
 
 
 async def windows_applied(connection: Connection, rev: int) -> list[tuple[Micros, ChangeSeen]]:
@@ -170,10 +170,16 @@ async def windows_applied(connection: Connection, rev: int) -> list[tuple[Micros
     return [(to_micros(at), ChangeSeen(*change)) for *change, at in rows]
 
 
-def read_window_change(text: str) -> tuple[int, Window]:
+def read_window_change(text: str, slug: str) -> tuple[int, Window]:
     """Id and definition from one side of a change of a window."""
     document = orjson.loads(text)
-    return document["id"], read_window(document["definition"])
+    return document["id"], _read_window(document["definition"], slug)
+
+
+def _read_window(definition: object, slug: str) -> Window:
+    """A window that alerts can name."""
+    window = read_window(definition)
+    return window if window.name else window.model_copy(update={"name": slug})
 
 
 async def changes_since(connection: Connection, rev: int) -> list[ChangeSeen]:

@@ -69,16 +69,17 @@ on conflict (monitor_id, number) do update
 -- name: put_incidents
 -- The columns of an acknowledgement belong to another statement and stay as they are.
 insert into incidents (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason, run, stage,
-                       causes, suppressed_by)
+                       causes, suppressed_by, held)
 select w.monitor_id, w.number, w.project_id, w.opened_at, w.resolved_at, w.decided_at, w.cause, w.reason, w.run,
-       w.stage, w.causes::jsonb, w.suppressed_by
+       w.stage, w.causes::jsonb, w.suppressed_by, w.held::jsonb
   from unnest($1::integer[], $2::integer[], $3::integer[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
-              $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::integer[])
+              $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::integer[], $13::text[])
     as w (monitor_id, number, project_id, opened_at, resolved_at, decided_at, cause, reason, run, stage, causes,
-          suppressed_by)
+          suppressed_by, held)
 on conflict (monitor_id, number) do update
    set resolved_at = excluded.resolved_at, cause = excluded.cause, reason = excluded.reason, run = excluded.run,
-       stage = excluded.stage, causes = excluded.causes, suppressed_by = excluded.suppressed_by
+       stage = excluded.stage, causes = excluded.causes, suppressed_by = excluded.suppressed_by,
+       held = excluded.held
 
 -- name: put_alerts
 -- One row per channel; the unique index alerts_once makes a repetition harmless. The end of an incident comes without a

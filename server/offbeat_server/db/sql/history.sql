@@ -59,7 +59,7 @@ select exists (
 -- part: incidents_shown
 -- An incident as it is shown, likewise.
 select i.monitor_id, i.number, i.opened_at, i.resolved_at, i.decided_at, i.cause, i.reason, i.run, i.stage, i.causes,
-       i.revised, i.acknowledged_at, i.acknowledged_by, m.slug as monitor, p.slug as project, m.project_id,
+       i.revised, i.acknowledged_at, i.acknowledged_by, coalesce(i.held, '[]') as held, m.slug as monitor, p.slug as project, m.project_id,
        (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
   from incidents i
   join monitors m on m.id = i.monitor_id

@@ -136,7 +136,7 @@ select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_a
 
 -- name: incident_pulse
 -- Whether anything was decided, done or sent about the incidents on open pages.
-select i.monitor_id, i.number, i.resolved_at, i.acknowledged_at, i.reason, i.causes::text as causes,
+select i.monitor_id, i.number, i.resolved_at, i.acknowledged_at, i.reason, i.causes::text as causes, i.held::text as held,
        (select max(c.rev) from changes c
          where c.monitor_id = i.monitor_id and c.kind in ('acknowledge', 'resolve', 'comment')
            and (c.after ->> 'incident')::integer = i.number) as rev,

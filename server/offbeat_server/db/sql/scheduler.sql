@@ -53,9 +53,9 @@ select c.monitor_id as id, c.effective_at from changes c
 
 -- name: windows
 -- As they were after change $1: of those changed since, what they were before the first such change.
-select w.id, w.project_id, w.definition from windows w where w.rev <= $1
+select w.id, w.project_id, w.slug, w.definition from windows w where w.rev <= $1
 union all
-select (c.before ->> 'id')::integer, c.project_id, c.before -> 'definition'
+select (c.before ->> 'id')::integer, c.project_id, c.subject, c.before -> 'definition'
   from changes c
  where c.kind = 'window' and c.rev > $1 and c.before is not null
    and not exists (select from changes e where e.kind = 'window' and e.rev > $1 and e.rev < c.rev

@@ -7,27 +7,38 @@ program that reads must expect that. `CONTENT` lists which fields each kind has 
 A word that an enum types is a plain string after it was JSON: compare it with `==`, not with `is`.
 """
 
-from typing import Annotated, Generic, Literal, NamedTuple
+from typing import Annotated, Generic, Literal, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
 
 from offbeat_server.engine.model.enums import AlertKind, CauseKind, Resolution, Status
-from offbeat_server.engine.model.run_detail import At, RunDetail, field
+from offbeat_server.engine.model.run_detail import At, HoldDetail, RunDetail, field
 
 _AT = "2026-11-24T01:30:00.120000Z"
 _CAUSE = {"cause": "failed", "reason": "stage load failed with exit code 3 (run 42)", "run": "42", "stage": "load"}
 _DETAIL = {"progress": {"done": 45, "total": 100, "rate": 0.5, "eta": "2026-11-24T01:31:50.120000Z"}}
+_HOLD = {"kind": "maintenance", "by": "deploy", "started_at": _AT, "ends_at": "2026-11-24T06:00:00Z"}
 _FLAPPING = {"incidents": 5, "hold_s": 600.0, "held": False}
 _FIRST = {"monitor": "nightly-etl", "name": "Nightly ETL", "kind": "opened", "incidents": 1, "explicit": True}
 
 
-class CausePayload(TypedDict):
-    """One reason why the monitor is down."""
+class CausePayload(TypedDict, Generic[At]):
+    """One reason why the monitor is down, or was while the alert was held back."""
 
     cause: Annotated[CauseKind, field("The kind of the cause.", "failed")]
     reason: Annotated[str, field("The cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
     run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
     stage: Annotated[str | None, field("The stage of the run. Null: the cause is about no stage.", "load")]
+    opened_at: NotRequired[Annotated[At, field("When it was first recorded.", _AT)]]
+    closed_at: NotRequired[
+        Annotated[
+            At,
+            field(
+                "When a later success closed the cause, while the alert was held back. Absent: it is open.",
+                "2026-11-24T03:05:00Z",
+            ),
+        ]
+    ]
 
 
 class RunPayload(TypedDict):
@@ -114,7 +125,12 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
     stage: Annotated[str | None, field("The stage that failed or was running. Null: there is none.", "load")]
     causes: Annotated[
-        list[CausePayload], field("All open causes of the incident, the one of `reason` first.", [_CAUSE])
+        list[CausePayload[At]],
+        field(
+            "The open causes of the incident, and the failures that were closed while the alert was held back; the one "
+            "of `reason` first.",
+            [_CAUSE],
+        ),
     ]
     opened_at: Annotated[At, field("When the incident opened, or the outage began.", _AT)]
     resolved_at: Annotated[At | None, field("When it ended. Null: it is open.", "2026-11-24T03:05:00Z")]
@@ -128,9 +144,11 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     held_back: Annotated[
         str,
         field(
-            "Why the alert is late: a monitor that this one depends on was down.", "while db was down, until 00:11:40"
+            "How long the alert was held back, and by what, as a sentence.",
+            "1 h 10 min, by dependency db until 00:11:40",
         ),
     ]
+    held: Annotated[list[HoldDetail[At]], field("The holds that delayed the alert, in order.", [_HOLD])]
     run_started_at: Annotated[At | None, field("When the run of the cause started. Null: not known.", _AT)]
     run_finished_at: Annotated[At | None, field("When the run of the cause ended. Null: it has not ended.", _AT)]
     last_message: Annotated[
@@ -205,8 +223,8 @@ CONTENT: dict[str, Content] = {
             "expected",
         ),
         (
-            *("held_back", "run_started_at", "run_finished_at", "last_message", "detail", "usual", "flapping", "runs"),
-            *("runs_count", "acknowledged_at", "acknowledged_by", "comments", "comments_count"),
+            *("held_back", "held", "run_started_at", "run_finished_at", "last_message", "detail", "usual", "flapping"),
+            *("runs", "runs_count", "acknowledged_at", "acknowledged_by", "comments", "comments_count"),
         ),
     ),
     "OperatorAlert": Content(

@@ -94,6 +94,14 @@ class Resolution(StrEnum):
     DELETED = "deleted"
 
 
+class HoldKind(StrEnum):
+    """Something that holds an alert back."""
+
+    DEPENDENCY = "dependency"
+    MAINTENANCE = "maintenance"
+    SNOOZE = "snooze"
+
+
 class AlertKind(StrEnum):
     """The kind of an alert, or of a message that is sent as one.
 

@@ -7,7 +7,7 @@ rewritten with every decision; for the same reason the members of a fleet are ro
 on order are a list there: jsonb sorts the keys of an object.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from itertools import chain, repeat
 from operator import attrgetter
@@ -16,10 +16,10 @@ from typing import Any, Protocol, TypeVar
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import Definition
-from offbeat_server.engine.model.enums import CauseKind, Status, read_enum
+from offbeat_server.engine.model.enums import CauseKind, HoldKind, Resolution, Status, read_enum
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.ping import START, Position
-from offbeat_server.engine.model.run_detail import CauseDetail, RunEvidence
+from offbeat_server.engine.model.run_detail import CauseDetail, HoldDetail, RunEvidence
 from offbeat_server.engine.model.runs import MonitorRuns
 
 RANKS = {
@@ -35,6 +35,9 @@ RANKS = {
     CauseKind.FAILED: 7,
 }
 RUNS_COUNTED_MAX = 100  # of one incident
+EXPECTED = frozenset((CauseKind.MISSED, CauseKind.MEMBERS))  # pings did not come; all other kinds are explicit failures
+CLOSED_MAX = 20  # explicit failures that an incident keeps for an alert although they are over; first the worst
+HOLDS_MAX = 20  # of an incident; beyond, the oldest is no longer shown
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 # Kind, run number (0: none), and the stage, awaited run or member if there is one.
@@ -121,13 +124,15 @@ class Cause:
 
 
 class Incident:
-    """The open incident of a monitor.
+    """The open incident of a monitor, or one that is over and of which an alert is still held back.
 
     `announced`: the alert about its opening was sent. `announce_at`: when the next alert about it is due; None: no
     alert is due, or it waits for the end of the incident of `suppressed_by`, the monitor that explains this one.
     `known_runs`: numbers of runs that a person closed as failed, so no alert is about them.
-    `held_by`: the slug of that monitor after its recovery, `held_until` the end of the wait then. `notified_at`: the
-    last alert. `silent`: no ping came since the schedule was last missed, so nothing further is expected.
+    `holds`: the holds of its alerts. `notified_at`: the last alert. `silent`: no ping came since the schedule was last
+    missed, so nothing further is expected. `closed`: explicit failures that no alert has reported and a later success
+    has closed, with the instants at which it did; the first is the worst. `resolved_at` and `resolution`: None while it
+    is open.
     `runs`: the runs that ever were a cause, the first `RUNS_COUNTED_MAX`: their ids by their numbers. An awaited run
     has no number, so its id is the key, too.
     """
@@ -136,8 +141,8 @@ class Incident:
         "announce_at",
         "announced",
         "causes",
-        "held_by",
-        "held_until",
+        "closed",
+        "holds",
         "known_runs",
         "notified_at",
         "notified_rank",
@@ -146,6 +151,8 @@ class Incident:
         "number",
         "opened_at",
         "ordinal",
+        "resolution",
+        "resolved_at",
         "runs",
         "silent",
         "suppressed_by",
@@ -158,8 +165,10 @@ class Incident:
         self.announced = False
         self.announce_at: Micros | None = None
         self.suppressed_by: int | None = None
-        self.held_by = ""
-        self.held_until: Micros | None = None
+        self.holds: list[HoldDetail[Micros]] = []
+        self.closed: list[tuple[Micros, Cause]] = []
+        self.resolved_at: Micros | None = None
+        self.resolution: Resolution | None = None
         self.silent = False
         self.notified_at: Micros | None = None
         self.notified_rank = 0
@@ -181,17 +190,53 @@ class Incident:
             return list(self.causes.values())
         return sorted(self.causes.values(), key=lambda cause: (-RANKS[cause.kind], cause.opened_at))
 
+    def is_known(self, cause: Cause) -> bool:
+        """Whether a cause is about a run that a person closed as failed: no alert needs to say so."""
+        return cause.number in self.known_runs
+
+    def is_news(self, cause: Cause) -> bool:
+        """Whether no alert has reported this cause yet, or one like it: of its run, or as bad."""
+        if self.is_known(cause):
+            return False
+        another_run = cause.number > 0 and cause.number not in self.notified_runs
+        return another_run or cause.shortfall > self.notified_shortfall or RANKS[cause.kind] > self.notified_rank
+
+    @property
+    def tells_explicit_failure(self) -> bool:
+        """Whether the next alert reports an explicit failure, and not only that pings did not come."""
+        if self.closed:
+            return True
+        causes = [each for each in self.causes.values() if each.kind not in EXPECTED and not self.is_known(each)]
+        return any(not self.announced or self.is_news(each) for each in causes)
+
+    def keep_closed(self, causes: Iterable[Cause], at: Micros) -> None:
+        """A later success closes these causes. If no alert has reported the explicit ones, the next one does."""
+        if self.announced:
+            return
+        self.closed += [(at, cause) for cause in causes if cause.kind not in EXPECTED and not self.is_known(cause)]
+        self.closed.sort(key=lambda each: (-RANKS[each[1].kind], -each[1].last_failed_at))
+        del self.closed[CLOSED_MAX:]
+        for _, cause in self.closed[1:]:
+            cause.evidence = None
+
+    def take_over(self, earlier: "Incident") -> None:
+        """The alert about `earlier`, which is over, is still held back: the one about this incident reports both."""
+        self.closed, self.holds, self.announce_at = earlier.closed, earlier.holds, earlier.announce_at
+        earlier.closed, earlier.holds = [], [*earlier.holds]
+        earlier.announce_at = earlier.suppressed_by = None
+
     def dump(self) -> dict[str, Any]:
         """As JSON, 0 for no instant.
 
         Later fields of causes have a key of their own: the program before reads exactly the first ones.
         """
-        more = [[cause.evidence, cause.worst, cause.worst_missing] for cause in self.causes.values()]
-        newer = [cause.kind if cause.kind in NEWER_CAUSES else "" for cause in self.causes.values()]
+        causes = [_dump_cause(cause) for cause in self.causes.values()]
+        newer = [kind for _, kind, *_ in causes]
+        more = [rest for _, _, *rest in causes]
         return {
             "n": self.number,
             "o": self.opened_at,
-            "c": [cause.dump() for cause in self.causes.values()],
+            "c": [cause for cause, *_ in causes],
             **({"x": more} if any(map(any, more)) else {}),
             **({"i": newer} if any(newer) else {}),
             "d": self.ordinal,
@@ -199,11 +244,13 @@ class Incident:
             "w": self.announce_at,
             "s": self.suppressed_by,
             "q": self.silent,
-            "h": [self.held_by, self.held_until or 0],
             "t": [self.notified_at or 0, self.notified_rank, *sorted(self.notified_runs)],
             **({"l": self.notified_shortfall} if self.notified_shortfall else {}),
             **({"r": [[*each] for each in self.runs.items()]} if self.runs else {}),
             **({"k": sorted(self.known_runs)} if self.known_runs else {}),
+            **({"holds": self.holds} if self.holds else {}),
+            **({"closed": [[at, *_dump_cause(cause)] for at, cause in self.closed]} if self.closed else {}),
+            **({"resolved": [self.resolved_at, self.resolution]} if self.resolution is not None else {}),
         }
 
     def drop_evidence(self) -> None:
@@ -223,18 +270,39 @@ class Incident:
         extra = chain(state.get("x", ()), repeat((None, "", 0)))
         kinds = chain(state.get("i", ()), repeat(""))
         for each, more, newer_kind in zip(state["c"], extra, kinds, strict=False):
-            cause = Cause.load(each, newer_kind)
-            cause.evidence, cause.worst, cause.worst_missing = more
+            cause = _load_cause(each, newer_kind, *more)
             incident.causes[cause.key] = cause
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
         incident.suppressed_by, incident.silent = state["s"], state["q"]
-        incident.held_by, held_until = state.get("h", ("", 0))
         notified_at, incident.notified_rank, *notified_runs = state["t"]
-        incident.held_until, incident.notified_at = held_until or None, notified_at or None
+        incident.notified_at = notified_at or None
+        incident.holds = state.get("holds") or _former_hold(incident.opened_at, *state.get("h", ("", 0)))
+        incident.closed = [(at, _load_cause(*more)) for at, *more in state.get("closed", ())]
+        if resolved := state.get("resolved"):
+            incident.resolved_at, incident.resolution = resolved[0], read_enum(Resolution, resolved[1])
         incident.notified_runs, incident.notified_shortfall = set(notified_runs), state.get("l", 0)
         incident.runs = dict(state.get("r", ()))
         incident.known_runs = set(state.get("k", ()))
         return incident
+
+
+def _dump_cause(cause: Cause) -> tuple[dict[str, Any], str, RunEvidence[Micros] | None, str, int]:
+    newer_kind = cause.kind if cause.kind in NEWER_CAUSES else ""
+    return cause.dump(), newer_kind, cause.evidence, cause.worst, cause.worst_missing
+
+
+def _load_cause(
+    state: dict[str, Any], newer_kind: str, evidence: RunEvidence[Micros] | None, worst: str, worst_missing: int
+) -> Cause:
+    cause = Cause.load(state, newer_kind)
+    cause.evidence, cause.worst, cause.worst_missing = evidence, worst, worst_missing
+    return cause
+
+
+def _former_hold(since: Micros, by: str, until: Micros) -> list[HoldDetail[Micros]]:
+    """The hold in a state of an older program, which knew only the one of a dependency, without its beginning."""
+    hold: HoldDetail[Micros] = {"kind": HoldKind.DEPENDENCY, "by": by, "started_at": since, "ends_at": until}
+    return [hold] if by else []
 
 
 class RareState:
@@ -256,6 +324,7 @@ class RareState:
         "snoozed_until",
         "streak",
         "streak_since",
+        "unreported",
     )
 
     def __init__(self) -> None:
@@ -267,10 +336,16 @@ class RareState:
         self.streak_since: Micros | None = None  # when the first of them was; None: there never was one
         self.incidents = 0
         self.incident: Incident | None = None
+        self.unreported: Incident | None = None  # it is over, its alert is held back, and no other incident is open
         self.runs: MonitorRuns | None = None
         self.fleet: Fleet | None = None
         self.awaited: dict[str, Micros] | None = None  # run id or "" -> due, for `after`
         self.recent: list[Micros] | None = None  # what counts for `at_most`, the newest last
+
+    @property
+    def current_incident(self) -> Incident | None:
+        """See `Monitor`."""
+        return self.incident or self.unreported
 
     @property
     def affects_plain_success(self) -> bool:
@@ -336,6 +411,7 @@ class Monitor:
     streak_since: _LazyField[Micros | None] = _lazy_field("streak_since")
     incidents: _LazyField[int] = _lazy_field("incidents")
     incident: _LazyField[Incident | None] = _lazy_field("incident")
+    unreported: _LazyField[Incident | None] = _lazy_field("unreported")
     runs: _LazyField[MonitorRuns | None] = _lazy_field("runs")
     fleet: _LazyField[Fleet | None] = _lazy_field("fleet")
     awaited: _LazyField[dict[str, Micros] | None] = _lazy_field("awaited")
@@ -365,6 +441,11 @@ class Monitor:
         self.rare = EMPTY_RARE_STATE
 
     @property
+    def current_incident(self) -> Incident | None:
+        """The incident that the next alert is about: the open one, or one that is over and was not reported yet."""
+        return self.rare.current_incident
+
+    @property
     def position(self) -> Position:
         """The last input in this state."""
         return Position(self.at, self.writer, self.seq)
@@ -392,6 +473,8 @@ class Monitor:
                 state[name] = value
         if rare.incident:
             state["incident"] = rare.incident.dump()
+        if rare.unreported:
+            state["unreported"] = rare.unreported.dump()
         if rare.runs and (runs := rare.runs.dump()):
             state["runs"] = runs
         if rare.fleet:
@@ -428,6 +511,8 @@ class Monitor:
         self.streak_since = state.get("streak_since")
         if incident := state.get("incident"):
             self.incident = Incident.load(incident)
+        if unreported := state.get("unreported"):
+            self.unreported = Incident.load(unreported)
         if runs := state.get("runs"):
             self.runs = MonitorRuns.load(runs)
         if fleet := state.get("fleet"):

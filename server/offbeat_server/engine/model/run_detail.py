@@ -11,7 +11,7 @@ from pydantic import Field
 # Pydantic cannot read the one of `typing` before Python 3.12.
 from typing_extensions import TypedDict
 
-from offbeat_server.engine.model.enums import CauseKind, StageStatus
+from offbeat_server.engine.model.enums import CauseKind, HoldKind, StageStatus
 
 At = TypeVar("At")
 _PROGRESS = {"done": 45, "total": 100, "rate": 0.5, "eta": "2026-11-24T01:45:00Z"}
@@ -135,6 +135,31 @@ class CauseDetail(TypedDict, Generic[At]):
     number: NotRequired[Annotated[int, field("The number of the run. Absent: the cause is about no run.", 17)]]
     run: NotRequired[Annotated[str, field("The run id that the client sent. Absent: none.", "42")]]
     stage: NotRequired[Annotated[str, field("The stage of the run. Absent: the cause is about no stage.", "load")]]
+
+
+class HoldDetail(TypedDict, Generic[At]):
+    """Something that holds an alert back, or held it back."""
+
+    kind: Annotated[
+        HoldKind,
+        field(
+            "`dependency`: a monitor that this one depends on has an open incident, has just recovered, or has not "
+            "been evaluated yet. `maintenance`: a maintenance window. `snooze`: a person snoozed the monitor.",
+            "dependency",
+        ),
+    ]
+    by: Annotated[
+        str | None, field("The slug of that monitor, or the name of that window. Null: it has no name.", "database")
+    ]
+    started_at: Annotated[At, field("The instant from which it holds the alert back.", "2026-11-24T01:30:00Z")]
+    ends_at: Annotated[
+        At | None,
+        field(
+            "The instant up to which it holds the alert back: in the future while it does. Null: until the incident of "
+            "that monitor is resolved.",
+            "2026-11-24T06:00:00Z",
+        ),
+    ]
 
 
 class RunEvidence(TypedDict, Generic[At], total=False):

@@ -17,7 +17,7 @@ from offbeat_server.engine.model.run import Limit, Run, tasks_of
 from offbeat_server.engine.rules import notifications, reasons
 from offbeat_server.engine.rules.completeness import requires_more
 from offbeat_server.engine.rules.fleets import forget_silent
-from offbeat_server.engine.rules.incidents import clear, resolve
+from offbeat_server.engine.rules.incidents import clear, drop_unreported, resolve
 from offbeat_server.engine.rules.run_steps import drop_fault, end_if_complete, end_stage, set_fault
 from offbeat_server.engine.rules.runs import close_run
 from offbeat_server.engine.schedule.due_times import due_after, due_from, due_when_edited
@@ -64,6 +64,7 @@ def pause(state: EngineState, m: Monitor) -> None:
     """Stop to evaluate the monitor; its pings still move its due time."""
     m.paused = True
     resolve(state, m, Resolution.PAUSED)
+    drop_unreported(state, m)
     m.streak = 0
     m.awaited = None
     state.update_status(m)
@@ -103,6 +104,7 @@ def resolve_by_hand(state: EngineState, m: Monitor) -> None:
 def end(state: EngineState, m: Monitor) -> None:
     """The monitor is deleted."""
     resolve(state, m, Resolution.DELETED)
+    drop_unreported(state, m)
     for run in list(m.runs.open.values()) if m.runs is not None else ():
         close_run(state, m, run, Verdict.UNKNOWN, "the monitor was deleted")
 
@@ -130,7 +132,8 @@ def update_suppression(state: EngineState, monitor_ids: Iterable[int]) -> None:
     """Apply changed dependencies: an incident is no longer explained by a monitor that is no longer upstream."""
     for monitor_id in monitor_ids:
         m = state.monitors.get(monitor_id)
-        if m is None or m.incident is None or m.incident.announced or (up_id := m.incident.suppressed_by) is None:
+        incident = m.current_incident if m is not None else None
+        if m is None or incident is None or incident.announced or (up_id := incident.suppressed_by) is None:
             continue
         up = state.monitors.get(up_id)
         if up is None or up.incident is None or up not in state.upstreams(m):

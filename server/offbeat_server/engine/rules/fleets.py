@@ -27,7 +27,7 @@ def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
     _forget_peak(m, fleet, members, state.now)
     if ping.signal == "leave":
         changed = fleet.leave(name, state.now)
-        clear(state, m, lambda key: key == (CauseKind.FAILED, 0, name))
+        _clear_failure(state, m, name)
         if changed:
             state.open_for(m)
             evaluate_fleet(state, m, worse=True)
@@ -42,7 +42,7 @@ def apply_member_ping(state: EngineState, m: Monitor, ping: Ping) -> None:
         record_failure(state, m, cause)
     if m.incident is not None:
         if ping.signal in ("start", "success", "skip"):
-            clear(state, m, lambda key: key == (CauseKind.FAILED, 0, name))
+            _clear_failure(state, m, name)
         end_absence(state, m, None)
     if changed:
         evaluate_fleet(state, m, worse=False)
@@ -135,7 +135,12 @@ def _name(ping: Ping) -> str:
 
 def _forget(state: EngineState, m: Monitor, fleet: Fleet, name: str) -> None:
     fleet.forget(name)
-    clear(state, m, lambda key: key == (CauseKind.FAILED, 0, name))
+    _clear_failure(state, m, name)
+
+
+def _clear_failure(state: EngineState, m: Monitor, name: str) -> None:
+    """A member that failed has pinged well, left or is forgotten."""
+    clear(state, m, lambda key: key == (CauseKind.FAILED, 0, name), is_later=True)
 
 
 def _is_short(m: Monitor) -> bool:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, Resolution
-from offbeat_server.engine.model.monitor import Cause, CauseKey, Incident, Monitor
+from offbeat_server.engine.model.monitor import EXPECTED, Cause, CauseKey, Incident, Monitor
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules import notifications
+from offbeat_server.engine.rules.holds import end_holds, update_holds
 
 CAUSES_MAX = 100  # of one incident; beyond, the oldest is no longer held
 
@@ -46,10 +47,15 @@ def record_failure(
         m.incidents += 1
         incident = m.incident = Incident(m.incidents, m.streak_since)
         incident.causes[cause.key] = cause
-        state.with_open_incident.add(m.id)
+        state.with_incident.add(m.id)
+        if (earlier := m.unreported) is not None:
+            m.unreported = None
+            incident.take_over(earlier)
+            end_holds(state, earlier)
+            state.record_incident(m, earlier)
         if is_known:
             incident.known_runs.add(cause.number)
-        else:
+        if not is_known or incident.closed:
             notifications.schedule_opening(state, m, incident, cause)
     else:
         if is_known:
@@ -64,8 +70,8 @@ def record_failure(
         incident.drop_evidence()
         if incident.announced:
             notifications.schedule_worse(state, m, incident, cause, run)
-        elif incident.announce_at is None and incident.suppressed_by is None and not is_known:
-            notifications.schedule_opening(state, m, incident, cause)  # its causes until now were known
+        elif not (is_known or incident.suppressed_by) and (cause.kind not in EXPECTED or incident.announce_at is None):
+            notifications.schedule_opening(state, m, incident, cause)  # None: its causes until now were known
     if m.definition.members is None:  # of a fleet, `run` is a member
         incident.count_run(cause)
     state.update_status(m)
@@ -102,7 +108,7 @@ def record_success(
         if cause.consecutive_successes >= m.definition.recover_after:
             over.add(key)
     if over:
-        clear(state, m, over.__contains__)
+        clear(state, m, over.__contains__, is_later=True)
 
 
 def _is_later(m: Monitor, cause: Cause, number: int, since: Micros | None, by_hand: bool) -> bool:
@@ -117,20 +123,30 @@ def _is_later(m: Monitor, cause: Cause, number: int, since: Micros | None, by_ha
 
 
 def clear(
-    state: EngineState, m: Monitor, which: Callable[[CauseKey], bool], how: Resolution = Resolution.RECOVERED
+    state: EngineState,
+    m: Monitor,
+    which: Callable[[CauseKey], bool],
+    how: Resolution = Resolution.RECOVERED,
+    is_later: bool = False,
 ) -> None:
-    """These causes are over. The incident resolves with the last of them."""
+    """These causes are over. The incident resolves with the last of them.
+
+    `is_later`: by something that came after what failed, which says nothing about it. So it is still to be reported.
+    """
     incident = m.incident
     if incident is None:
         return
     over = [key for key in incident.causes if which(key)]
     if not over:
         return
+    if is_later:
+        incident.keep_closed((incident.causes[key] for key in over), state.now)
     if len(over) == len(incident.causes):
         resolve(state, m, how)
         return
     for key in over:
         del incident.causes[key]
+    update_holds(state, m, incident)
     state.record_incident(m, incident)
 
 
@@ -145,12 +161,27 @@ def resolve(state: EngineState, m: Monitor, how: Resolution) -> None:
     m.incident = None
     m.streak = 0
     m.last_repeat_key = ""  # every later ping counts as a new one
-    state.with_open_incident.discard(m.id)
+    incident.resolved_at, incident.resolution = state.now, how
     for run in m.runs.open.values() if m.runs is not None else ():
         run.counted = False
     for cause in incident.causes.values():
         cause.reason = cause.worst or cause.reason
-    state.record_incident(m, incident, resolved_at=state.now)
+    if incident.closed and how in (Resolution.RECOVERED, Resolution.CHANGED):
+        m.unreported = incident
+    else:
+        end_holds(state, incident)
+        state.with_incident.discard(m.id)
     notifications.notify_recovery(state, m, incident, how)
+    state.record_incident(m, incident)
     state.update_status(m)
     notifications.release_held(state, m)
+
+
+def drop_unreported(state: EngineState, m: Monitor) -> None:
+    """A person knows of the incident that is over and was not reported, or no longer wants to."""
+    incident = m.unreported
+    if incident is not None:
+        m.unreported = None
+        state.with_incident.discard(m.id)
+        end_holds(state, incident)
+        state.record_incident(m, incident)

@@ -4,7 +4,7 @@ Times are written in the monitor's own time zone, with the date only where it is
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -14,11 +14,12 @@ from offbeat.readable import says_one_line
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.common.plural import plural
 from offbeat_server.engine.model.definition import Definition, Members, Tasks
-from offbeat_server.engine.model.enums import StageStatus, Verdict
+from offbeat_server.engine.model.enums import HoldKind, StageStatus, Verdict
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.missing_parts import MissingParts
 from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
+from offbeat_server.engine.model.run_detail import HoldDetail
 from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
 from offbeat_server.engine.schedule.due_times import period_of
 from offbeat_server.engine.schedule.durations import say_duration
@@ -34,6 +35,11 @@ LONG_GRACE_PERIODS = 10  # a grace period longer than this many periods, and tha
 LONG_GRACE_MIN: Micros = 3_600 * SECOND
 MESSAGE_SHOWN_CHARS = 200
 MISSING_CHARS_MAX = 1000  # of the sentence about the missing parts of a run
+_HOLDS = {
+    HoldKind.DEPENDENCY: "dependency",
+    HoldKind.MAINTENANCE: "maintenance window",
+    HoldKind.SNOOZE: "snooze",
+}
 
 
 def say_time(at: Micros, definition: Definition, near: Micros | None = None) -> str:
@@ -331,9 +337,19 @@ def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str
 
 
 @says_one_line
-def held_back(definition: Definition, by: str, until: Micros) -> str:
-    """Why the alert was sent later than the incident opened."""
-    return f"while {by} was down, until {say_time(until, definition)}"
+def held_back(definition: Definition, holds: Sequence[HoldDetail[Micros]]) -> str:
+    """How long the alert was held back, and by what. Every hold has its end."""
+    ends = [each["ends_at"] or each["started_at"] for each in holds]
+    text = say_duration(max(ends) - min(each["started_at"] for each in holds))
+    for each, end in zip(holds, ends, strict=True):
+        text += f", by {say_hold(each['kind'], each['by'])} until {say_time(end, definition)}"
+    return text
+
+
+def say_hold(kind: HoldKind, by: str | None) -> str:
+    """Something that holds an alert back, with its name if it has one."""
+    what = _HOLDS.get(kind, kind)
+    return what if by is None else f"{what} {by}"
 
 
 def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None) -> str:

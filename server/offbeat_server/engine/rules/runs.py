@@ -66,7 +66,7 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
     if len(runs.open) >= RUNS_OPEN_MAX:
         oldest = next(iter(runs.open.values()))
         close_run(state, m, oldest, Verdict.UNKNOWN, f"more than {RUNS_OPEN_MAX} runs were open")
-        clear(state, m, lambda key: key[1] == oldest.number)
+        clear(state, m, lambda key: key[1] == oldest.number, is_later=True)
     if ping.run is None and implicit:
         m.last_repeat_key, m.counted_writer = "", 0  # its finish is no repeat of the one before
     run = runs.add(ping.run, state.now, state.now)

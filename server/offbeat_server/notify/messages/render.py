@@ -289,8 +289,9 @@ def _runs(facts: AlertFacts) -> str:
 
 def _other_causes(facts: AlertFacts) -> str:
     """The reasons of the other causes."""
+    zone = _zone(facts.get("timezone"))
     reasons = [
-        str(cause["reason"])
+        str(cause["reason"]) + (f" (over since {at})" if (at := _time(cause.get("closed_at"), zone)) else "")
         for cause in facts.get("causes") or ()
         if isinstance(cause, Mapping) and cause.get("reason") and cause["reason"] != facts.get("reason")
     ]

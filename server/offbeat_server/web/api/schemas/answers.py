@@ -218,6 +218,10 @@ def incident_answer(row: Record) -> dict[str, Any]:
         "stage": row["stage"],
         "causes": [{**cause, "opened_at": to_rfc3339(cause.get("opened_at"))} for cause in row["causes"]],
         "suppressed_by": row["suppressed_by"],
+        "held": [
+            {**hold, "started_at": to_rfc3339(hold["started_at"]), "ends_at": to_rfc3339(hold["ends_at"])}
+            for hold in row["held"]
+        ],
         "revised": row["revised"],
         "acknowledged_at": instant(row["acknowledged_at"]),
         "acknowledged_by": row["acknowledged_by"],

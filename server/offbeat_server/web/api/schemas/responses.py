@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, Verdict
 from offbeat_server.engine.model.ping import Signal
-from offbeat_server.engine.model.run_detail import CauseDetail, ProgressDetail, Rfc3339, StageDetail, TasksDetail
+from offbeat_server.engine.model.run_detail import (
+    CauseDetail,
+    HoldDetail,
+    ProgressDetail,
+    Rfc3339,
+    StageDetail,
+    TasksDetail,
+)
 from offbeat_server.engine.schedule.maintenance_windows import Window
 
 ListItem = TypeVar("ListItem")
@@ -176,6 +183,10 @@ class IncidentAnswer(Answer):
     causes: list[CauseDetail[Rfc3339]] = Field(description="Its causes, the worst first.")
     suppressed_by: str | None = Field(
         description="The monitor whose own incident explains this one, so that no alert is sent. Null: none."
+    )
+    held: list[HoldDetail[Rfc3339]] = Field(
+        description="The holds that delay or delayed its alerts, in order. One holds the next alert back now if "
+        "`ends_at` is null or in the future."
     )
     revised: bool = Field(description="True: a later ping or a repair has changed it after it was recorded.")
     acknowledged_at: Rfc3339 | None = Field(description="When a person acknowledged it. Null: not acknowledged.")

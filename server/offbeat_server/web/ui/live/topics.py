@@ -246,7 +246,7 @@ class IncidentTopics:
         for monitor_id, number, writes in cast(Sequence[tuple[int, int, bool]], keys):
             row = await history.find_incident(self._pool, monitor_id, number)
             if row is not None:
-                shown = await incidents.context(self._pool, row, writes)
+                shown = await incidents.context(self._pool, row, now, writes)
                 patches[monitor_id, number, writes] = [("now", render_part("incident_now.html", **shown))]
         return patches
 

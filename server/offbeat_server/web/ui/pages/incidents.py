@@ -10,6 +10,7 @@ from offbeat_server.db.pool import Pool, Record
 from offbeat_server.db.read_models import history
 from offbeat_server.db.repositories import changes, outbox
 from offbeat_server.engine.model.enums import AlertState
+from offbeat_server.engine.rules import reasons
 from offbeat_server.services import incidents
 from offbeat_server.web.api.schemas import requests
 from offbeat_server.web.api.schemas.answers import ALERTS_SHOWN_MAX
@@ -56,10 +57,10 @@ async def incident_page(visit: Visit) -> web.StreamResponse:
     """One of them."""
     row = await history.find_incident(visit.deps.pool, *pair_in(visit, "incident"))
     row = allowed(visit, row, "incident")
-    return show(visit, "incident.html", **await context(visit.deps.pool, row, visit.writes))
+    return show(visit, "incident.html", **await context(visit.deps.pool, row, visit.now, visit.writes))
 
 
-async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
+async def context(pool: Pool, row: Record, now: Micros, writes: bool) -> dict[str, Any]:
     """The data of the live part of the page."""
     notes = await changes.of_incident(pool, row["monitor_id"], row["number"])
     alerts = await ALERTS.page(
@@ -78,11 +79,18 @@ async def context(pool: Pool, row: Record, writes: bool) -> dict[str, Any]:
         events.append(Event(to_micros(row["resolved_at"]), "resolved", "Resolved", ""))
     return {
         "incident": row,
+        "holds": [_hold(each, now) for each in row["held"]],
         "events": sorted(events, key=lambda event: event.at),
         "run_number": next((cause.get("number") for cause in row["causes"] if cause.get("run") == row["run"]), None),
         "alerts_cut": ALERTS_SHOWN_MAX if alerts.next_cursor else 0,
         "writes": writes,
     }
+
+
+def _hold(each: dict[str, Any], now: Micros) -> dict[str, Any]:
+    """One of the holds of its alerts, and whether it still holds."""
+    ends_at = each["ends_at"]
+    return {**each, "what": reasons.say_hold(each["kind"], each["by"]), "now": ends_at is None or ends_at > now}
 
 
 _DONE = {"acknowledge": "Acknowledged", "resolve": "Resolved manually", "comment": "Comment"}
