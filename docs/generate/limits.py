@@ -212,6 +212,11 @@ MONITORS = (
     ),
     Limit("task names of all open runs of a monitor", number(runs.TASK_NAMES_MAX), "further names are not kept"),
     Limit(
+        "names of stages and tasks of the ended runs that a monitor remembers",
+        number(runs.ENDED_NAMES_MAX),
+        "late pings of stages and tasks of the oldest of these runs are ignored",
+    ),
+    Limit(
         "stages of a definition; stages seen in a run",
         f"{definition.STAGES_MAX}; {run.STAGES_SEEN_MAX}",
         "422 for a definition. Further stages of a run are in the log only",

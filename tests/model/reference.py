@@ -427,6 +427,14 @@ def failing(d: Definition, seen: Seen) -> set[tuple[str, str]]:
     return stages | {("tasks", name) for name, group in seen.groups.items() if group.too_many(tasks_of(d, name))}
 
 
+def _outcomes(seen: Seen) -> tuple[Any, ...]:
+    """All that late pings may change."""
+    return (
+        {name: stage.status for name, stage in seen.stages.items()},
+        {name: (group.outcomes, group.sent_total) for name, group in seen.groups.items()},
+    )
+
+
 def is_complete(d: Definition, seen: Seen) -> bool:
     if not d.stages:
         return "" in seen.groups and seen.groups[""].well(d.tasks)
@@ -1201,15 +1209,10 @@ class Model:
         return not m.d.count_outages and any(part >= S and part * 100 >= self.now - run.started for part in parts)
 
     def _revise(self, m: Monitor, run: Run, ping: Ping) -> None:
-        former, run.verdict = run.verdict, "failed" if ping.signal == "fail" else "succeeded"
-        run.late = False
-        if m.incident is not None and former != run.verdict:
-            m.incident.known_runs.discard(run.number)
-        if run.verdict == "failed":
-            self._meet(m, Cause("failed", run.number, "", self.now))
+        if ping.signal == "fail":
+            self._fail_after_all(m, run, Cause("failed", run.number, "", self.now))
         else:
-            self._over(m, lambda cause: cause.number == run.number)
-            self._good(m, None if ping.dialect == "healthchecks" else run)
+            self._succeed_after_all(m, run, ping.dialect == "healthchecks")
 
     def _too_often(self, m: Monitor, run: Run | None) -> bool:
         at_most = m.d.at_most
@@ -1243,16 +1246,20 @@ class Model:
         status = None
         was_failing: set[tuple[str, str]] = set()
         if run is None:
-            if ping.signal == "log":
-                return False
-            if ping.run is not None and self._ended(m, ping.run) is not None:
+            ended = self._ended(m, ping.run) if ping.run is not None else None
+            if ended is not None:
+                self._apply_late(m, ended, ping)
                 return False
             last = self._auto_completed(m) if ping.run is None else None
             if last is not None and ping.signal != "start" and self.now - (last.ended or 0) <= 10 * S:
+                self._apply_late(m, last, ping)
                 return False
-            by_steps = [run for run in m.runs if run.id is None and run.finished_by]
-            end = by_steps[-1] if by_steps and ping.run is None and ping.signal != "start" else None
-            if end is not None and end.finished_by != m.writer and self.now - (end.ended or 0) < S:
+            unnamed = [run for run in m.runs if run.id is None]
+            end = unnamed[-1] if unnamed and ping.run is None and ping.signal != "start" else None
+            if end is not None and end.finished_by not in (0, m.writer) and self.now - (end.ended or 0) < S:
+                self._apply_late(m, end, ping)
+                return False
+            if ping.signal == "log":
                 return False
             run = self._open(m, ping)
         else:
@@ -1274,6 +1281,57 @@ class Model:
         if run.ended is None and ping.signal in ("success", "skip", "fail"):
             self._end_if_complete(m, run)
         return begins
+
+    def _apply_late(self, m: Monitor, run: Run, ping: Ping) -> None:
+        """S9.15 to S9.18: a ping of a stage or task of a run that has ended."""
+        before, length, name = see(run), len(run.events), ping.stage or ""
+        run.events.append(("ping", self.now, ping))
+        seen = see(run)
+        outcome = ping.task is not None and ping.signal in OUTCOMES
+        total = ping.total is not None and ping.done is None
+        status = seen.stages[name].status if name in seen.stages else None
+        decided = bool(name) and name in seen.groups and (outcome or (total and status != "failed"))
+        if decided and seen.groups[name].well(tasks_of(m.d, name)) and status not in ("done", "skipped"):
+            run.events.append(("ping", self.now, Ping("success", run.id, name)))
+            seen = see(run)
+        if _outcomes(before) == _outcomes(seen):
+            del run.events[length:]
+            return
+        own = run.finish.signal if run.finish is not None else ""
+        least = m.d.min_runtime
+        if run.by_hand:
+            return
+        if ping.signal == "fail" and run.verdict != "failed" and own != "skip":
+            waited = run.verdict != "succeeded" or any(each.name == name for each in m.d.stages)
+            if own:
+                waited = run.begun and name in missing_of(m.d, run, seen, True)[1]
+            if ping.task is not None and seen.groups[name].too_many(tasks_of(m.d, name)):
+                self._fail_after_all(m, run, Cause("tasks", run.number, name, self.now))
+            elif ping.task is None and waited:
+                self._fail_after_all(m, run, Cause("stage", run.number, name, self.now))
+        elif ping.signal in ("success", "skip") and run.verdict == "failed":
+            too_early = least is not None and run.duration is not None and run.duration < least
+            was_wrong, is_wrong = (self._parts_are_wrong(m, run, each, own) for each in (before, seen))
+            if own in ("", "success") and not too_early and was_wrong and not is_wrong:
+                self._succeed_after_all(m, run)
+
+    def _parts_are_wrong(self, m: Monitor, run: Run, seen: Seen, own: str) -> bool:
+        if any(group.too_many(tasks_of(m.d, each)) for each, group in seen.groups.items()):
+            return True
+        return (run.begun and missing_of(m.d, run, seen, True)[0]) if own else not is_complete(m.d, seen)
+
+    def _fail_after_all(self, m: Monitor, run: Run, cause: Cause) -> None:
+        if m.incident is not None and run.verdict != "failed":
+            m.incident.known_runs.discard(run.number)
+        run.verdict, run.late = "failed", False
+        self._meet(m, cause)
+
+    def _succeed_after_all(self, m: Monitor, run: Run, any_success: bool = False) -> None:
+        if m.incident is not None and run.verdict != "succeeded":
+            m.incident.known_runs.discard(run.number)
+        run.verdict, run.late = "succeeded", False
+        self._over(m, lambda cause: cause.number == run.number)
+        self._good(m, None if any_success else run)
 
     def _evaluate_task(
         self, m: Monitor, run: Run, seen: Seen, ping: Ping, name: str, was_failing: set[tuple[str, str]]

@@ -29,7 +29,15 @@ from offbeat_server.engine.model.fleet import Fleet, MemberRow
 from offbeat_server.engine.model.monitor import Cause, Incident, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, Position
 from offbeat_server.engine.model.tasks import NamedTasks
-from offbeat_server.engine.rules import completeness, deadlines, definition_changes, notifications, pings, run_steps
+from offbeat_server.engine.rules import (
+    completeness,
+    deadlines,
+    definition_changes,
+    ended_runs,
+    notifications,
+    pings,
+    run_steps,
+)
 from offbeat_server.engine.rules import runs as execution
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 from offbeat_server.engine.schedule.outage_intervals import OutageIntervals
@@ -648,9 +656,12 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),
     "a late start is taken for another run": (pings, "LATE_START_MAX", 9 * SECOND),
     "an overtaken start begins a run": (pings, "is_out_of_order", lambda m, entry: False),
-    "an overtaken piece begins a run": (run_steps, "OVERTAKEN_MAX", 0),
+    "an overtaken piece begins a run": (ended_runs, "OVERTAKEN_MAX", 0),
     "a run that hangs overlaps": (execution, "_overlapped", lambda m, runs, ping: next(iter(runs.open.values()), None)),
     "a shorter stage is not looked at": (Definition, "stage_soonest", property(lambda definition: None)),
+    "a late failure is only recorded": (ended_runs, "_failure", lambda *given: None),
+    "a retry after the end is only recorded": (ended_runs, "_has_succeeded", lambda *given: False),
+    "what is sent again counts again": (ended_runs, "_results", lambda *given: (None, False, None, object())),
     "a total decides nothing": (run_steps, "says_total", lambda ping: False),
     "a stage does not end": (fast_path, "_SIGNS_OF_LIFE", frozenset(("progress", "log", "success"))),
     "nobody is released": (notifications, "release_held", lambda state, m: None),

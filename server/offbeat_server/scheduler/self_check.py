@@ -26,7 +26,7 @@ from offbeat_server.scheduler.scheduler import Scheduler
 EVERY_S = 1.0
 MONITORS_PER_ROUND_MAX = 5
 ENTRIES_MAX = 500  # of a monitor since its stored state; one with more is left for after the next checkpoint
-TASKS_MAX = 1_000  # names in open runs; a state with more takes too long to be looked at
+TASKS_MAX = 1_000  # names in runs; a state with more takes too long to be looked at
 REST_TRIES_MAX = 50
 REST_PAUSE_S = 0.01
 
@@ -133,7 +133,7 @@ def _stands_alone(engine: Engine, m: Monitor) -> bool:
     """Whether its state follows from its own pings. The members of a fleet are written later than its state."""
     definition = m.definition
     linked = definition.depends_on or definition.after is not None or definition.members is not None
-    return not linked and (m.runs is None or m.runs.task_names <= TASKS_MAX)
+    return not linked and (m.runs is None or m.runs.task_names + m.runs.ended_names <= TASKS_MAX)
 
 
 def _fault_of_heap(engine: Engine, m: Monitor) -> str | None:

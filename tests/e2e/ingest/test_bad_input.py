@@ -81,16 +81,18 @@ def test_more_done_than_there_is(scene: Scene) -> None:
     assert scene.incidents()[1].reason.startswith("run r, started 00:00:00, has made no progress for ")
 
 
-def test_a_stage_or_task_of_a_closed_run_changes_nothing(scene: Scene) -> None:
+def test_a_stage_or_task_of_a_closed_run_opens_no_other_one(scene: Scene) -> None:
     scene.monitor(stages=[{"name": "a"}, {"name": "b"}], max_runtime="1m")
     scene.ping(0, "start", run="r")
     scene.ping(1, "success", run="r")
-    before = scene.runs()
+    (before,) = scene.runs().values()
     for signal in ("start", "progress", "log", "success", "fail", "skip", "leave"):
         scene.ping(30, signal, run="r", stage="a")
         scene.ping(31, signal, run="r", task="7", done=3)
     scene.tick("1h")
-    assert scene.runs() == before and scene.status() == "up" and not scene.incidents()
+    (run,) = scene.runs().values()
+    assert (run.finished_at, run.duration, run.verdict) == (before.finished_at, before.duration, "succeeded")
+    assert scene.status() == "up" and scene.alerts() == ["opened", "resolved"]  # the failed task and its end
 
 
 def test_runs_stages_and_tasks_are_nothing_to_a_fleet_and_members_nothing_to_a_job(scene: Scene) -> None:

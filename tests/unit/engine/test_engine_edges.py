@@ -3,17 +3,19 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 
 from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.instants import SECOND, to_micros
-from offbeat_server.engine.decisions import Alert, IncidentChanged
+from offbeat_server.engine.decisions import Alert, IncidentChanged, RunChanged
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.enums import Status, Verdict
 from offbeat_server.engine.model.monitor import Monitor
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.model.run import STAGES_SEEN_MAX, Run
+from offbeat_server.engine.model.runs import MonitorRuns
 from offbeat_server.engine.schedule.calendar import calendar
 from offbeat_server.engine.schedule.maintenance_windows import read_window
 from tests.support.engine import PROJECT, Scene
@@ -286,6 +288,61 @@ def test_a_retried_piece_of_a_run_that_is_over_begins_none(scene: Scene) -> None
         scene.ping(second, "success", task=task)
     scene.tick(1000)
     assert len(scene.runs()) == 1 and not scene.incidents()
+
+
+def runs_of_job(scene: Scene) -> MonitorRuns:
+    runs = scene.engine.monitors[1].runs
+    assert runs is not None
+    return runs
+
+
+def test_the_content_of_an_ended_run_survives_a_restart(scene: Scene) -> None:
+    scene.monitor(stages=[{"name": "s"}], fail_after=9)
+    scene.ping(0, "start", run="plain")
+    scene.ping(1, "success", run="plain")
+    scene.ping(2, "fail", run="bad", exit_code=3)
+    scene.ping(3, "success", run="r", stage="s")
+    scene.ping(4, "fail", run="r", stage="s", task="7")
+    scene.ping(5, "start")
+    scene.ping(6, "success", stage="s")
+    runs = runs_of_job(scene)
+    state = orjson.loads(orjson.dumps(runs.dump()))
+    again = MonitorRuns.load(state)
+    assert orjson.loads(orjson.dumps(again.dump())) == state
+    assert (again.ended_names, runs.ended_names) == (2, 2)
+    assert again.closed["plain"].content is None and not again.closed["plain"].forgotten
+    for run in (again.closed["bad"].as_run("bad"), again.closed["r"].as_run("r")):
+        assert run.verdict == Verdict.FAILED and run.reason == scene.runs()[run.number].reason
+    assert again.closed["bad"].as_run("bad").exit_code == 3
+    assert again.closed["r"].as_run("r").tasks["s"].failing == {"7": None}
+    assert again.unnamed is not None and again.unnamed.as_run(None).stages["s"].status == "done"
+    for key in "du":  # as the program before writes it
+        del state[key]
+    before = MonitorRuns.load(state)
+    assert before.unnamed is not None
+    assert all(ended.forgotten for ended in (*before.closed.values(), before.unnamed))
+
+
+def test_of_many_names_of_ended_runs_the_latest_are_held(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offbeat_server.engine.model.runs.ENDED_NAMES_MAX", 5)
+    monkeypatch.setattr("offbeat_server.engine.rules.ended_runs.ENDED_NAMES_MAX", 5)
+    scene.monitor(fail_after=9)
+    for number, run in enumerate("abc"):
+        scene.ping(number, "start", run=run)
+        for task in "12":
+            scene.ping(number, "success", run=run, task=task)
+        scene.ping(number, "success", run=run)
+    runs = runs_of_job(scene)
+    assert [ended.forgotten for ended in runs.closed.values()] == [True, False, False] and runs.ended_names == 4
+    assert MonitorRuns.load(runs.dump()).closed["a"].forgotten
+    rows = len(scene.effects(RunChanged))
+    scene.ping(5, "fail", run="a", task="1")
+    assert len(scene.effects(RunChanged)) == rows  # nothing is known of it
+    for task in "3456":
+        scene.ping(6, "success", run="c", task=task)
+    assert runs.ended_names == 5 and runs.closed["c"].as_run("c").tasks[""].more
+    scene.ping(7, "fail", run="a")  # the row of a run whose content is forgotten keeps it
+    assert scene.runs()[1].verdict == "failed" and scene.runs()[1].detail == {}
 
 
 # ------------------------------------------------------------------------------- fleets
@@ -649,7 +706,11 @@ def test_a_run_that_a_person_closed_is_known_after_a_restart_and_to_the_program_
     again.load(m.status, m.since, m.position, stored)
     assert again.dump() == stored
     assert again.runs is not None and m.runs is not None
-    assert (again.runs.closed, again.runs.auto_completed) == (m.runs.closed, m.runs.auto_completed)
+    both = [
+        [each._replace(content=None) for each in (*runs_of_one.closed.values(), runs_of_one.auto_completed) if each]
+        for runs_of_one in (again.runs, m.runs)
+    ]
+    assert both[0] == both[1] and len(both[0]) == 3
 
 
 def test_closes_of_one_instant_are_all_reported_to_followers(scene: Scene) -> None:

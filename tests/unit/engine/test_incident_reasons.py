@@ -70,13 +70,15 @@ def test_a_member_that_fails_has_its_output(scene: Scene) -> None:
     assert alert(scene).facts["last_message"] == OUTPUT
 
 
-def test_a_run_that_is_revised_to_failed_has_its_output(scene: Scene) -> None:
-    scene.monitor(stages=ETL)
+def test_a_run_that_is_revised_to_failed_has_its_output_and_its_stages(scene: Scene) -> None:
+    scene.monitor(stages=ETL, complete="trust")
     scene.ping(0, "start", run="r")
-    scene.ping(1, "success", run="r")
-    scene.ping(2, "fail", run="r", message=OUTPUT)
+    scene.ping(1, "success", run="r", stage="extract")
+    scene.ping(2, "success", run="r")
+    scene.ping(3, "fail", run="r", message=OUTPUT)
     facts = alert(scene).facts
-    assert facts["last_message"] == OUTPUT and "detail" not in facts
+    assert facts["last_message"] == OUTPUT
+    assert [stage["status"] for stage in facts["detail"]["stages"]] == ["done", "not started", "not started"]
 
 
 @pytest.mark.parametrize("why", ["too early", "tasks"])

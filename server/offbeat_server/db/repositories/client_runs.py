@@ -39,6 +39,7 @@ class ClientRun:
         self.run = Run(row["number"], self.run_id, started_at, first)
         self.position = Position(first - 1, AFTER_ALL, AFTER_ALL)
         self.finished_at: Micros | None = None
+        self.ends_at: Micros | None = None  # no ping of it is later; None: it is open
         self.pings = 0
         self.is_cut = self.has_state = False
         self.finish(row)
@@ -46,7 +47,7 @@ class ClientRun:
     @property
     def complete(self) -> bool:
         """Whether there is nothing more to come, or to be shown."""
-        return self.is_cut or (self.finished_at is not None and self.position.at >= self.finished_at)
+        return self.is_cut or (self.ends_at is not None and self.position.at >= self.ends_at)
 
     @property
     def detail_as_of(self) -> Micros | None:
@@ -64,6 +65,9 @@ class ClientRun:
     def finish(self, row: asyncpg.Record) -> None:
         """Take over from the row whether and when it ended."""
         self.finished_at = to_micros(row["finished_at"]) if row["finished_at"] is not None else None
+        # Pings of stages and tasks may come after the end.
+        last_at = to_micros(row["last_ping_at"])
+        self.ends_at = max(self.finished_at, last_at) if self.finished_at is not None else None
         self.run.finished_at = self.finished_at
         self.run.verdict = member_or(Verdict, row["verdict"], Verdict.UNKNOWN) if self.finished_at is not None else None
         self._definition = load_definition(row["definition"])
@@ -86,7 +90,7 @@ async def read_new_pings(pool: asyncpg.Pool, runs: Sequence[ClientRun]) -> None:
     watermark: Micros = to_micros(await pool.fetchval(_SQL["watermark"]))
     waiting = [each for each in runs if not each.complete]
     while waiting:
-        ends = [watermark if e.finished_at is None else min(watermark, e.finished_at) for e in waiting]
+        ends = [watermark if e.ends_at is None else min(watermark, e.ends_at) for e in waiting]
         rows = await pool.fetch(
             _SQL["run_pings"],
             [each.monitor_id for each in waiting],

@@ -350,7 +350,7 @@ class RareState:
     @property
     def affects_plain_success(self) -> bool:
         """Whether a plain success has anything to do with this."""
-        return bool(self.streak) or (self.runs is not None and bool(self.runs.open or self.runs.auto_completed))
+        return bool(self.streak) or (self.runs is not None and bool(self.runs.open or self.runs.own_finish_due))
 
 
 EMPTY_RARE_STATE = RareState()

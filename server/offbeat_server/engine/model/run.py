@@ -325,6 +325,19 @@ class Run:
         return self.finished_at - self.started_at
 
     @property
+    def is_plain(self) -> bool:
+        """Whether, once it has ended, there is nothing to know of it but its verdict and its times."""
+        parts = (
+            self.stages
+            or self.tasks
+            or self.count is not None
+            or self.reason is not None
+            or self.exit_code
+            or self.trusted
+        )
+        return not parts and self.verdict != Verdict.FAILED
+
+    @property
     def final_verdict(self) -> tuple[Verdict | None, str | None]:
         """The verdict and its reason: the final one, or for an open run the provisional one."""
         if self.verdict is not None:
@@ -395,7 +408,7 @@ class Run:
         return detail
 
     def dump(self) -> dict[str, Any]:
-        """As JSON, for an open run within its monitor's state; lists where order matters, because jsonb sorts keys.
+        """As JSON, for a run within its monitor's state; lists where order matters, because jsonb sorts keys.
 
         The start of a run and the instants of a stage are 0 if unknown.
         """
@@ -420,6 +433,7 @@ class Run:
             "c": list(self.count) if self.count is not None else None,
             "b": sorted(self.broken) or None,
             "z": [stage for stage, group in self.tasks.items() if group.expected == 0] or None,  # their total is 0
+            "v": [self.verdict, self.finished_at, self.reason, self.exit_code] if self.verdict is not None else None,
         }
         state.update((key, value) for key, value in optional.items() if value is not None)
         return state
@@ -443,6 +457,9 @@ class Run:
             run.tasks[stage].expected = 0
         run.count = TaskCount(*state["c"]) if "c" in state else None
         run.broken = {(kind, stage) for kind, stage in state.get("b", ())}
+        if "v" in state:
+            verdict, run.finished_at, run.reason, run.exit_code = state["v"]
+            run.verdict = read_enum(Verdict, verdict)
         return run
 
 

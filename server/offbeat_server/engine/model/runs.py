@@ -13,11 +13,15 @@ RUNS_OPEN_MAX = 1_000  # per monitor; beyond: the oldest is closed as unknown
 RUNS_REMEMBERED_MAX = 200  # ids of ended runs per monitor
 TASK_NAMES_MAX = 100_000  # of all open runs of a monitor; the names of later ones are not kept
 REMEMBERED_FOR: Micros = 600 * SECOND  # how long a run keeps its id after its end: a late retry is no new run
+ENDED_NAMES_MAX = 20_000  # of stages and tasks of the ended runs of a monitor; the oldest are no longer held
 LATE_START_MAX: Micros = 10 * SECOND  # the first start of a run, this soon after its end, was overtaken by it
 
 
 class EndedRun(NamedTuple):
-    """A run that has ended, as far as a late ping of it needs to know."""
+    """A run that has ended, as far as a late ping of it needs to know.
+
+    `content` is None if the other fields say everything, or if it is `forgotten`: only its row has it.
+    """
 
     number: int
     verdict: Verdict
@@ -26,34 +30,75 @@ class EndedRun(NamedTuple):
     started: Micros | None = None
     finish_key: str = ""  # what its own last ping said (see `repeat_key`); "": it has not said how it ended
     by_hand: bool = False  # a person gave it this verdict, and it has sent no other finish since
+    content: Run | None = None
+    forgotten: bool = False
 
     def dump(self) -> list[Any]:
         """As JSON, the fields that the program before reads. It does not know the verdict `ignored`."""
         verdict = Verdict.UNKNOWN if self.verdict == Verdict.IGNORED else self.verdict
         return [self.number, verdict, self.at, self.begun]
 
+    @property
+    def finish(self) -> str:
+        """The signal by which it said how it ended; "": its stages or tasks ended it, or Offbeat closed it."""
+        return self.finish_key.partition(" ")[0]
+
+    def as_run(self, run: str | None) -> Run:
+        """It as a run with this id. Not if its content is forgotten."""
+        if self.content is not None:
+            return self.content
+        plain = Run(self.number, run, self.started, self.at)
+        plain.finished_at, plain.verdict = self.at, self.verdict
+        plain.exit_code = 0 if self.finish_key.split(" ", 2)[1:2] == ["0"] else None
+        return plain
+
+    @property
+    def names(self) -> int:
+        """How many names of stages and tasks it holds."""
+        return len(self.content.stages) + self.content.task_names if self.content is not None else 0
+
+
+_FORGOTTEN = 0  # in place of a content; also of a state that was written without contents
+
+
+def _dump_content(ended: EndedRun) -> dict[str, Any] | int | None:
+    if ended.content is None:
+        return _FORGOTTEN if ended.forgotten else None
+    return ended.content.dump()
+
 
 def _load_ended(
-    number: int, verdict: str, at: Micros, begun: bool = True, started: Micros = 0, finish_key: str = ""
+    number: int,
+    verdict: str,
+    at: Micros,
+    begun: bool = True,
+    started: Micros = 0,
+    finish_key: str = "",
+    content: dict[str, Any] | int | None = None,
 ) -> EndedRun:
     """From JSON, in which an unknown start is 0."""
-    return EndedRun(number, read_enum(Verdict, verdict), at, begun, started or None, finish_key)
+    run = Run.load(content) if isinstance(content, dict) else None
+    forgotten = content == _FORGOTTEN
+    ended = EndedRun(number, read_enum(Verdict, verdict), at, begun, started or None, finish_key)
+    return ended._replace(content=run, forgotten=forgotten)
 
 
 class MonitorRuns:
     """The runs of one monitor."""
 
     __slots__ = (
-        "auto_completed",
         "by_id",
         "closed",
         "count",
+        "ended_names",
         "finished",
         "limits",
         "not_before",
         "not_before_of",
         "open",
+        "own_finish_due",
         "task_names",
+        "unnamed",
     )
 
     def __init__(self) -> None:
@@ -61,12 +106,13 @@ class MonitorRuns:
         self.open: dict[int, Run] = {}
         self.by_id: dict[str, Run] = {}
         self.closed: dict[str, EndedRun] = {}  # by run id, the newest last
-        # The last run without an id, if its own pieces or a person ended it.
-        self.auto_completed: EndedRun | None = None
+        self.unnamed: EndedRun | None = None  # the last run without an id that has ended, until another one opens
+        self.own_finish_due = False  # its pieces or a person ended it, and its own finish may follow
         self.finished: tuple[Micros, int] | None = None  # the last finish of a run without an id, and its writer
         # No limit of a run up to that number is evaluated before: something was changed.
         self.not_before: Micros | None = None
         self.not_before_of = 0
+        self.ended_names = 0  # of stages and tasks of `closed`
         self.task_names = 0  # of all open runs
         self.limits = LazyHeap[int]()  # of the open runs, by number
 
@@ -96,12 +142,10 @@ class MonitorRuns:
         if self.auto_completed is not None:
             yield None, self.auto_completed
 
-    def replace_ended(self, run: str | None, ended: EndedRun) -> None:
-        """Remember otherwise how a remembered run ended."""
-        if run is not None:
-            self.closed[run] = ended
-        else:
-            self.auto_completed = ended
+    @property
+    def auto_completed(self) -> EndedRun | None:
+        """The last run without an id, if its own pieces or a person ended it."""
+        return self.unnamed if self.own_finish_due else None
 
     def knows(self, run: str, at: Micros) -> bool:
         """Whether the run with this id is open, or ended a short while ago."""
@@ -114,7 +158,7 @@ class MonitorRuns:
         if run is not None:
             self.by_id[run] = added
         else:
-            self.auto_completed = None
+            self.unnamed, self.own_finish_due = None, False
         return added
 
     def remove(self, run: Run, verdict: Verdict, at: Micros, created_by_finish: bool, finish_key: str) -> None:
@@ -125,24 +169,41 @@ class MonitorRuns:
         del self.open[run.number]
         self.limits.sweep(self.open)
         self.task_names -= run.task_names
+        content = None if run.is_plain else run
+        ended = EndedRun(run.number, verdict, at, not created_by_finish, run.started_at, finish_key, content=content)
         if run.run is not None:
             del self.by_id[run.run]
-            self.remember(run.run, EndedRun(run.number, verdict, at, not created_by_finish, run.started_at, finish_key))
+        else:
+            self.finished, self.own_finish_due = None, False
+        self.keep(run.run, ended)
 
-    def remember(self, run: str, ended: EndedRun) -> None:
-        """Know an ended run's id again."""
+    def last(self, run: str | None) -> EndedRun:
+        """The run with this id that has just ended; None: the one without an id."""
+        ended = self.closed[run] if run is not None else self.unnamed
+        assert ended is not None
+        return ended
+
+    def keep(self, run: str | None, ended: EndedRun) -> None:
+        """Know an ended run again: by its id, or as the last one that had none."""
+        if run is None:
+            self.unnamed = ended
+            return
         closed = self.closed
-        closed.pop(run, None)
+        before = closed.get(run)
+        if before is not None and before.number != ended.number:
+            del closed[run]  # so that the newest is the last
         closed[run] = ended
-        while True:
-            oldest = next(iter(closed))
-            if len(closed) <= RUNS_REMEMBERED_MAX and closed[oldest].at >= ended.at - REMEMBERED_FOR:
-                return
-            del closed[oldest]
-
-    def end_of_pieces(self, run: Run, at: Micros) -> None:
-        """A run without an id was ended by its pieces: a finish of its own may still follow."""
-        self.auto_completed = EndedRun(run.number, run.verdict or Verdict.UNKNOWN, at, started=run.started_at)
+        if before is None:
+            self.ended_names += ended.names
+        else:
+            self.ended_names = sum(each.names for each in closed.values())
+        while len(closed) > RUNS_REMEMBERED_MAX or closed[next(iter(closed))].at < ended.at - REMEMBERED_FOR:
+            self.ended_names -= closed.pop(next(iter(closed))).names
+        for oldest, each in closed.items() if self.ended_names > ENDED_NAMES_MAX else ():
+            self.ended_names -= each.names
+            closed[oldest] = each._replace(content=None, forgotten=each.forgotten or each.content is not None)
+            if self.ended_names <= ENDED_NAMES_MAX:
+                break
 
     def put_off(self, until: Micros) -> None:
         """Evaluate no limit of the runs that are open now before `until`."""
@@ -171,6 +232,10 @@ class MonitorRuns:
             # Later fields have a key of their own: the program before reads exactly the first four.
             state["c"] = [[run, *ended.dump()] for run, ended in self.closed.items()]
             state["w"] = [[ended.started or 0, ended.finish_key] for ended in self.closed.values()]
+            state["d"] = [_dump_content(ended) for ended in self.closed.values()]
+        if self.unnamed is not None:
+            ended = self.unnamed
+            state["u"] = [*ended.dump(), ended.started or 0, ended.finish_key, _dump_content(ended)]
         if self.auto_completed is not None:
             state["f"] = self.auto_completed.dump()
             state["s"] = self.auto_completed.started or 0
@@ -193,15 +258,19 @@ class MonitorRuns:
             runs.task_names += run.task_names
             if run.run is not None:
                 runs.by_id[run.run] = run
-        keys = chain(state.get("w", ()), repeat(()))
-        runs.closed = {
-            run: _load_ended(*ended, *more) for (run, *ended), more in zip(state.get("c", ()), keys, strict=False)
-        }
+        keys = chain(state.get("w", ()), repeat((0, "")))
+        contents = chain(state.get("d", ()), repeat(_FORGOTTEN))
+        for (run_id, *ended), more, content in zip(state.get("c", ()), keys, contents, strict=False):
+            runs.closed[run_id] = _load_ended(*chain(ended, more, [content]))
+        runs.ended_names = sum(ended.names for ended in runs.closed.values())
+        runs.own_finish_due = "f" in state
         if "f" in state:
-            runs.auto_completed = _load_ended(*state["f"])._replace(started=state.get("s") or None)
+            runs.unnamed = _load_ended(*chain(state["f"], [state.get("s", 0), "", _FORGOTTEN]))
+        if "u" in state:
+            runs.unnamed = _load_ended(*state["u"])
         by_hand = dict(state.get("h", ()))
-        for run_id, ended in [each for each in runs._remembered() if each[0] in by_hand]:
-            runs.replace_ended(run_id, ended._replace(verdict=read_enum(Verdict, by_hand[run_id]), by_hand=True))
+        for run_id, known in [each for each in runs._remembered() if each[0] in by_hand]:
+            runs.keep(run_id, known._replace(verdict=read_enum(Verdict, by_hand[run_id]), by_hand=True))
         if "e" in state:
             runs.finished = (state["e"][0], state["e"][1])
         runs.not_before, runs.not_before_of = state.get("b", (None, 0))

@@ -126,7 +126,7 @@ def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, key: 
         if runs is None or own is None or state.now - own.at > REMEMBERED_FOR:
             _apply_heartbeat(state, m, ping)
             return True
-        runs.auto_completed = None  # its pieces or a person had ended it, and this is its own finish
+        runs.own_finish_due = False  # its pieces or a person had ended it, and this is its own finish
         differs = (own.verdict == Verdict.FAILED) != (ping.signal == "fail")
         if differs and (_may_differ(own, ping) if own.by_hand else ping.signal == "fail"):
             revise(state, m, own, ping)

@@ -3,10 +3,10 @@
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, StageStatus
 from offbeat_server.engine.model.monitor import Cause, Monitor
-from offbeat_server.engine.model.ping import ENDING, OVERTAKEN_MAX, Ping
+from offbeat_server.engine.model.ping import ENDING, Ping
 from offbeat_server.engine.model.run import Run, says_total, tasks_of
-from offbeat_server.engine.model.runs import LATE_START_MAX
 from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.ended_runs import apply_late_step, belongs_to_ended_run
 from offbeat_server.engine.rules.incidents import clear, record_failure, update_reason
 from offbeat_server.engine.rules.runs import apply_run_ping, finish, open_run, runs_of
 
@@ -20,7 +20,10 @@ def apply_step_ping(state: EngineState, m: Monitor, ping: Ping) -> bool:
     begins = run is None
     before = None
     if run is None:
-        if ping.signal == "log" or _is_of_an_ended_run(state, m, ping):
+        if belongs_to_ended_run(state, m, ping):
+            apply_late_step(state, m, ping)
+            return False
+        if ping.signal == "log":
             return False
         run = open_run(state, m, ping, implicit=True)
     else:
@@ -46,18 +49,6 @@ def apply_total(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None:
     if run.may_end_group(ping):
         _end_group_if_complete(state, m, run, ping.stage or "")
     end_if_complete(state, m, run)
-
-
-def _is_of_an_ended_run(state: EngineState, m: Monitor, ping: Ping) -> bool:
-    runs = runs_of(m)
-    if ping.run is not None:
-        return runs.ended(ping.run, state.now) is not None
-    if ping.signal == "start":
-        return False
-    if runs.finished is not None and runs.finished[1] != m.writer and state.now - runs.finished[0] < OVERTAKEN_MAX:
-        return True  # it was overtaken by the finish
-    own = runs.auto_completed
-    return own is not None and state.now - own.at <= LATE_START_MAX
 
 
 def _evaluate_stage(state: EngineState, m: Monitor, run: Run, ping: Ping, stage: str, before: str | None) -> None:
@@ -122,7 +113,7 @@ def end_if_complete(state: EngineState, m: Monitor, run: Run) -> None:
         return
     finish(state, m, run, Ping("success", run.run), by_steps=True)
     if run.run is None:
-        runs_of(m).end_of_pieces(run, state.now)
+        runs_of(m).own_finish_due = True
 
 
 def set_fault(state: EngineState, m: Monitor, run: Run, fault: tuple[str, str], reason: str) -> None:

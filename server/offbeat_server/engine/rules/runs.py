@@ -3,14 +3,14 @@
 from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import NO_PING
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.missing_parts import MissingParts
 from offbeat_server.engine.model.monitor import Cause, CauseKey, Monitor
 from offbeat_server.engine.model.ping import Ping, repeat_key
 from offbeat_server.engine.model.run import Run, tasks_of
-from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, MonitorRuns
-from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules import notifications, reasons
 from offbeat_server.engine.rules.completeness import Completeness, evaluate_completeness
 from offbeat_server.engine.rules.incidents import clear, record_failure, record_success
 from offbeat_server.engine.rules.schedule_state import (
@@ -63,10 +63,12 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
             close_run(state, m, before, verdict, reason)
         else:
             close_run(state, m, before, Verdict.SUPERSEDED, "another run started before this one finished")
+        before.message = None
     if len(runs.open) >= RUNS_OPEN_MAX:
         oldest = next(iter(runs.open.values()))
         close_run(state, m, oldest, Verdict.UNKNOWN, f"more than {RUNS_OPEN_MAX} runs were open")
         clear(state, m, lambda key: key[1] == oldest.number, is_later=True)
+        oldest.message = None
     if ping.run is None and implicit:
         m.last_repeat_key, m.counted_writer = "", 0  # its finish is no repeat of the one before
     run = runs.add(ping.run, state.now, state.now)
@@ -130,6 +132,7 @@ def finish(
     if cause is None and (heals_all or not run.counted or (run.hung is not None and in_time)):
         record_success(state, m, 0 if created_by_finish or heals_all else number, run.started_at)
     notify_followers(state, m, "fail" if cause is not None else "success", run.run)
+    run.message = None  # the alert has it
 
 
 def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState, missing: MissingParts | None) -> Cause | None:
@@ -144,10 +147,15 @@ def _what_is_wrong(m: Monitor, run: Run, ping: Ping, state: EngineState, missing
     if missing is not None:
         reason = reasons.incomplete(definition, run, missing)
         return Cause(CauseKind.INCOMPLETE, state.now, reason, number, run.run)
-    least = definition.min_runtime
-    if least is not None and run.duration is not None and run.duration < least:
+    if is_too_early(definition, run):
+        assert run.duration is not None
         return Cause(CauseKind.TOO_EARLY, state.now, reasons.too_early(definition, run, run.duration), number, run.run)
     return None
+
+
+def is_too_early(definition: Definition, run: Run) -> bool:
+    """Whether a run that has ended took less time than it should."""
+    return definition.min_runtime is not None and run.duration is not None and run.duration < definition.min_runtime
 
 
 def close_run(
@@ -178,9 +186,11 @@ def close_by_hand(
         return
     if (run := runs.open.get(number)) is not None:
         close_run(state, m, run, verdict, reason)
-        ended = EndedRun(number, verdict, state.now, started=run.started_at, by_hand=True)
-        runs.replace_ended(run.run, ended)
+        ended = runs.last(run.run)._replace(by_hand=True)
+        runs.keep(run.run, ended)
+        runs.own_finish_due |= run.run is None
         _apply_verdict_by_hand(state, m, ended, run.run, reason, run)
+        run.message = None
         if verdict != Verdict.IGNORED:
             notify_followers(state, m, "fail" if verdict == Verdict.FAILED else "success", run.run)
     elif had_ended and (known := runs.ended_by_number(number, state.now)) is not None:
@@ -188,7 +198,11 @@ def close_by_hand(
         if ended.verdict == verdict:
             return
         ended = ended._replace(verdict=verdict, by_hand=True)
-        runs.replace_ended(run_id, ended)
+        if not ended.forgotten:
+            content = ended.as_run(run_id)
+            content.verdict, content.reason = verdict, reason
+            ended = ended._replace(content=content)
+        runs.keep(run_id, ended)
         revised = Run(number, run_id, None, NO_PING)
         revised.finished_at, revised.verdict, revised.reason = ended.at, verdict, reason
         state.revise_run(m, revised)
@@ -214,22 +228,52 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
 
     `counts`: it is one more failure in a row; not if it only gives another reason.
     """
-    runs = runs_of(m)
     failed = ping.signal == "fail"
-    run = Run(ended.number, ping.run, None, state.now)
+    run = ended.as_run(ping.run)
     run.apply(state.now, ping)
-    run.finished_at, run.exit_code = ended.at, ping.exit_code
-    run.verdict = Verdict.FAILED if failed else Verdict.SUCCEEDED
-    run.reason = reasons.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
-    if ping.run is not None:
-        runs.closed[ping.run] = ended._replace(verdict=run.verdict, finish_key=repeat_key(ping), by_hand=False)
-    state.revise_run(m, run)
-    if m.incident is not None and run.verdict != ended.verdict:
-        m.incident.known_runs.discard(ended.number)
+    run.exit_code = ping.exit_code
+    reason = reasons.failed(ping, run) if failed else "skipped" if ping.signal == "skip" else None
+    ended = ended._replace(finish_key=repeat_key(ping), by_hand=False)
     if failed:
-        evidence: RunEvidence[Micros] = {"last_message": ping.message}  # the run itself is no longer known
-        cause = Cause(CauseKind.FAILED, state.now, run.reason or "", ended.number, ping.run, evidence=evidence)
-        record_failure(state, m, cause, counts=counts)
-        return
-    clear(state, m, lambda key: key[1] == ended.number)
-    record_success(state, m, 0 if ping.dialect in ANY_SUCCESS_DIALECTS else ended.number, ended.started)
+        revise_to_failed(
+            state, m, ended, run, Cause(CauseKind.FAILED, state.now, reason or "", run.number, run.run), counts
+        )
+    else:
+        revise_to_succeeded(state, m, ended, run, reason, ping.dialect in ANY_SUCCESS_DIALECTS)
+
+
+def revise_to_failed(
+    state: EngineState, m: Monitor, ended: EndedRun, run: Run, cause: Cause, counts: bool = True
+) -> None:
+    """A run that has ended has failed after all. `run` is all that is known of it."""
+    run.verdict, run.reason = Verdict.FAILED, cause.reason
+    _keep_revised(state, m, ended, run)
+    cause.evidence = {"last_message": run.message} if ended.forgotten else notifications.evidence_of(m, run)
+    run.message = None
+    record_failure(state, m, cause, counts=counts)
+
+
+def revise_to_succeeded(
+    state: EngineState, m: Monitor, ended: EndedRun, run: Run, reason: str | None = None, heals_all: bool = False
+) -> None:
+    """A run that has ended has succeeded after all, which is a success that counts."""
+    run.verdict, run.reason, run.message = Verdict.SUCCEEDED, reason, None
+    _keep_revised(state, m, ended, run)
+    clear(state, m, lambda key: key[1] == run.number)
+    record_success(state, m, 0 if heals_all else run.number, run.started_at)
+
+
+def _keep_revised(state: EngineState, m: Monitor, ended: EndedRun, run: Run) -> None:
+    assert run.verdict is not None
+    if m.incident is not None and run.verdict != ended.verdict:
+        m.incident.known_runs.discard(run.number)
+    keep_ended(state, m, ended._replace(verdict=run.verdict), run)
+
+
+def keep_ended(state: EngineState, m: Monitor, ended: EndedRun, run: Run) -> None:
+    """Remember what a late ping has changed in a run that has ended, and record it."""
+    runs_of(m).keep(run.run, ended if ended.forgotten else ended._replace(content=None if run.is_plain else run))
+    if ended.forgotten:
+        state.revise_run(m, run)
+    else:
+        state.record_run(m, run)
