@@ -702,6 +702,7 @@ def test_a_run_that_a_person_closed_is_known_after_a_restart_and_to_the_program_
     assert runs["h"] == [["a", "ignored"], ["b", "failed"], [None, "ignored"]]
     assert [ended[2] for ended in runs["c"]] == ["unknown", "failed"] and runs["f"][1] == "unknown"
     assert incident["k"] == [2] and not incident["a"]
+    assert "x" not in incident, "no alert will need the last message of the run, which is not stored"
     again = Monitor(1, 1, "job", "job", m.definition, 0)
     again.load(m.status, m.since, m.position, stored)
     assert again.dump() == stored

@@ -30,7 +30,7 @@ def record_failure(
         counts, run.counted = counts and not run.counted, True
     cause.last_failed_at = state.now
     m.last_repeat_key = ""  # every later ping counts as a new one
-    if run is not None and run.verdict is not None and cause.evidence is None:
+    if run is not None and run.verdict is not None and cause.evidence is None and not is_known:
         cause.evidence = notifications.evidence_of(m, run)
     incident = m.incident
     if counts:
