@@ -104,6 +104,7 @@ class Run:
     start_received: bool = True  # its start was received
     trusted: bool = False  # more was required of a run by an edit while it was open
     hung: bool = False
+    hung_to_the_end: bool = False  # by another limit than those of single tasks
     overdue: bool = False  # hung by a deadline, and not only by a silence or a stall
     unknown: bool = False
     duration: Micros | None = None
@@ -124,10 +125,21 @@ class Count:
 
 
 @dataclass
+class Work:
+    """An active task. `end` and `pings` say what became of its two limits: "", "broken" or "excused"."""
+
+    begun: Micros
+    last: Micros
+    end: str = ""
+    pings: str = ""
+
+
+@dataclass
 class Group:
     outcomes: dict[str, bool | None] = field(default_factory=dict)
     counts: dict[str, Count] = field(default_factory=dict)
     stalled: set[str] = field(default_factory=set)
+    active: dict[str, Work] = field(default_factory=dict)
     sent_total: int | None = None
 
     def expected(self, tasks: Tasks | None) -> int | None:
@@ -255,7 +267,8 @@ def is_explicit(cause: Cause) -> bool:
 def expects_nothing(m: "Monitor") -> bool:
     d = m.d
     lengths = [d.max_runtime, d.min_runtime, d.quiet_for, d.stall_for]
-    lengths += [tasks.within for tasks in (d.tasks, *(stage.tasks for stage in d.stages)) if tasks]
+    for tasks in (d.tasks, *(stage.tasks for stage in d.stages)):
+        lengths += [tasks.within, tasks.each_within, tasks.quiet_for] if tasks else []
     lengths += [stage.within for stage in d.stages]
     if not m.last_ping_at:
         lengths.append(d.first_within)
@@ -332,12 +345,45 @@ def see(run: Run) -> Seen:
             seen.broken -= rest[0]
             for stage, name in rest[1]:
                 seen.groups[stage].stalled.discard(name)
+        elif kind == "task broken":
+            limit, stage, name, what = rest
+            work = seen.groups[stage].active[name]
+            if limit == "task overdue":
+                work.end = what
+            else:
+                work.pings = what
+        elif kind == "tasks reset":
+            _reset_tasks(seen, at, rest[0])
         else:
-            _see_ping(seen, at, rest[0])
+            _see_ping(seen, at, *rest)
     return seen
 
 
-def _see_ping(seen: Seen, at: Micros, ping: Ping) -> None:
+def _reset_tasks(seen: Seen, at: Micros, followed: dict[str, tuple[set[str], set[str]]]) -> None:
+    """`followed`: by stage, the tasks that stay overdue and silent. The tasks of all other groups are forgotten."""
+    for stage, group in seen.groups.items():
+        if stage not in followed:
+            group.active = {}
+            continue
+        overdue, silent = followed[stage]
+        for name, work in group.active.items():
+            if work.end == "broken" and name not in overdue:
+                work.end = ""
+            if work.pings == "broken" and name not in silent:
+                work.pings = ""
+        if not stage or seen.stages[stage].status == "running":
+            for name, outcome in group.outcomes.items():
+                if outcome is None:
+                    group.active.setdefault(name, Work(at, at))
+
+
+def tasks_at_fault(seen: Seen, stage: str | None = None) -> bool:
+    """Whether a task is overdue or silent: of one group, or of any."""
+    groups = [group for name, group in seen.groups.items() if stage in (None, name)]
+    return any("broken" in (work.end, work.pings) for group in groups for work in group.active.values())
+
+
+def _see_ping(seen: Seen, at: Micros, ping: Ping, followed: bool = False) -> None:
     seen.last = at
     seen.broken.discard(("quiet", ""))
     name = ping.stage or ""
@@ -347,6 +393,15 @@ def _see_ping(seen: Seen, at: Micros, ping: Ping) -> None:
         group.outcomes[ping.task] = outcome
         if name and name not in seen.stages:
             seen.stages[name] = Stage("running", at)
+        if ping.signal in OUTCOMES:
+            group.active.pop(ping.task, None)
+        elif followed and (not name or seen.stages[name].status == "running"):
+            if (work := group.active.get(ping.task)) is not None:
+                work.begun = at if work.end == "excused" else work.begun
+                work.end = "" if work.end == "excused" else work.end
+                work.last, work.pings = at, ""
+            elif outcome is None or (outcome is False and ping.signal == "start"):
+                group.active[ping.task] = Work(at, at)
         if ping.done is not None and outcome is None:
             before = group.counts.get(ping.task)
             if before is None or before.done != ping.done:
@@ -377,6 +432,8 @@ def _see_stage(seen: Seen, at: Micros, name: str, signal: str) -> None:
         seen.broken -= {("stage", name), ("tasks", name)}
     elif outcome is not None and outcome != stage.status:
         stage.status, stage.ended = outcome, at
+        if name in seen.groups:
+            seen.groups[name].active = {}
 
 
 def tasks_of(d: Definition, stage: str) -> Tasks | None:
@@ -401,6 +458,16 @@ def limits_of(d: Definition, run: Run, seen: Seen) -> Iterator[tuple[str, str, s
             if counting:
                 name, count = min(counting, key=lambda each: each[1].changed)
                 yield "task stalled", stage, name, count.changed, d.stall_for
+    for stage, group in seen.groups.items():
+        each_within = tasks.each_within if (tasks := tasks_of(d, stage)) else None
+        for name, work in sorted(group.active.items(), key=lambda each: each[1].begun):
+            if each_within is not None and not work.end:
+                yield "task overdue", stage, name, work.begun, each_within
+    for stage, group in seen.groups.items():
+        quiet_for = tasks.quiet_for if (tasks := tasks_of(d, stage)) else None
+        for name, work in sorted(group.active.items(), key=lambda each: each[1].last):
+            if quiet_for is not None and not work.pings:
+                yield "task silent", stage, name, work.last, quiet_for
     if d.tasks is not None and d.tasks.within is not None and seen.groups.get("", Group()).outstanding(d.tasks):
         yield "tasks", "", "", run.started, d.tasks.within
     base, found = run.started, False
@@ -648,6 +715,13 @@ class Model:
 
     def _break(self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros]) -> None:
         kind, stage, task, base, deadline = limit
+        if kind in ("task overdue", "task silent"):
+            excused = self._may_hide_a_task(m, run, limit)
+            run.events.append(("task broken", self.now, kind, stage, task, "excused" if excused else "broken"))
+            if not excused:
+                run.hung = True
+                self._meet(m, Cause("hung", run.number, stage, deadline), run)
+            return
         if kind == "task stalled":
             run.events.append(("task stalled", self.now, stage, task))
         else:
@@ -656,12 +730,23 @@ class Model:
         if outage_time * 2 > deadline - base or self._may_be_lost(m, run, limit, outage_time):
             run.unknown = True
             return
-        run.hung = True
+        run.hung = run.hung_to_the_end = True
         run.overdue |= kind in ("runtime", "stage", "tasks")
         of = stage if kind in ("stage", "tasks") else ""
         if kind == "task stalled":
             of = stage
         self._meet(m, Cause(kind if kind in ("stage", "tasks") else "hung", run.number, of, deadline), run)
+
+    def _may_hide_a_task(self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros]) -> bool:
+        _, stage, task, base, deadline = limit
+        if m.d.count_outages:
+            return False
+        if run.unknown:
+            return True
+        outages = [each for each in self.outages if each[0] < deadline and each[1] > base and each[1] - each[0] >= S]
+        if not outages or see(run).groups[stage].active[task].last >= outages[-1][1]:
+            return False
+        return 100 * self._outage_time(m.d, base, deadline) >= deadline - base
 
     def _may_be_lost(
         self, m: Monitor, run: Run, limit: tuple[str, str, str, Micros, Micros], outage_time: Micros
@@ -992,7 +1077,7 @@ class Model:
         run = self._find(m, ping.run) if ping.signal == "start" else self._to_end(m, ping)
         if run is not None and ping.signal == "start":
             run.start_received = True
-            self._note(run, ping)
+            self._note(m, run, ping)
             self._decide_total(m, run, ping)
         elif run is not None:
             self._apply_end(m, ping)
@@ -1020,13 +1105,18 @@ class Model:
         if m.incident is not None:
             m.incident.silent = False
 
-    def _note(self, run: Run, ping: Ping) -> None:
+    def _note(self, m: Monitor, run: Run, ping: Ping) -> None:
         """A ping of an open run. If it is unverified, this shows that it still runs."""
         if run.unknown and not run.hung:
             run.events.append(("unbroken", self.now, {("runtime", ""), ("quiet", "")}, set()))
             seen = see(run)
             run.unknown = bool(seen.broken)
-        run.events.append(("ping", self.now, ping))
+        run.events.append(("ping", self.now, ping, self._follows(m, ping)))
+
+    def _follows(self, m: Monitor, ping: Ping) -> bool:
+        """Whether single tasks of the ping's group have a limit."""
+        tasks = tasks_of(m.d, ping.stage or "")
+        return tasks is not None and (tasks.each_within is not None or tasks.quiet_for is not None)
 
     def _find(self, m: Monitor, run_id: str | None) -> Run | None:
         return next((run for run in reversed(m.open) if run.id == run_id), None)
@@ -1052,7 +1142,7 @@ class Model:
             if run.start_received and ping.dialect in ("sentry", "healthchecks") and m.d.max_runtime is not None:
                 run.restarted = self.now
             run.start_received = True
-            self._note(run, ping)
+            self._note(m, run, ping)
             self._decide_total(m, run, ping)
             return False
         ended = self._ended(m, ping.run) if ping.run is not None else None
@@ -1072,7 +1162,7 @@ class Model:
     def _apply_end(self, m: Monitor, ping: Ping) -> bool:
         run = self._to_end(m, ping)
         if run is not None:
-            self._note(run, ping)
+            self._note(m, run, ping)
             self._end(m, run, ping)
             run.finished_by, run.finish = m.writer, ping
             return False
@@ -1130,7 +1220,7 @@ class Model:
     def _apply_life_sign(self, m: Monitor, ping: Ping) -> bool:
         run = self._find(m, ping.run)
         if run is not None:
-            self._note(run, ping)
+            self._note(m, run, ping)
             self._decide_total(m, run, ping)
             return False
         if ping.signal == "log" or ping.run is None or self._ended(m, ping.run) is not None:
@@ -1155,7 +1245,7 @@ class Model:
             oldest.ended, oldest.verdict = self.now, "unknown"
             oldest.duration = self.now - oldest.started
             self._over(m, lambda cause: cause.number == oldest.number, keeps=True)
-        run = Run(len(m.runs) + 1, ping.run, self.now, [("ping", self.now, ping)])
+        run = Run(len(m.runs) + 1, ping.run, self.now, [("ping", self.now, ping, self._follows(m, ping))])
         run.start_received = ping.signal == "start" and ping.stage is None and ping.task is None
         run.unended = unended
         m.runs.append(run)
@@ -1267,7 +1357,7 @@ class Model:
             was_failing = failing(m.d, before)
             stage = before.stages.get(ping.stage or "")
             status = stage.status if stage else None
-            self._note(run, ping)
+            self._note(m, run, ping)
         seen = see(run)
         number, name = run.number, ping.stage or ""
         if ping.task is None:
@@ -1280,6 +1370,13 @@ class Model:
         self._decide_total(m, run, ping)
         if run.ended is None and ping.signal in ("success", "skip", "fail"):
             self._end_if_complete(m, run)
+        if run.ended is None and run.hung and not run.hung_to_the_end:
+            seen = see(run)
+            run.hung = tasks_at_fault(seen)
+            if not run.hung:
+                self._over(m, lambda c: c.key[:2] == ("hung", number))
+            elif not tasks_at_fault(seen, name):
+                self._over(m, lambda c: c.key == ("hung", number, name))
         return begins
 
     def _apply_late(self, m: Monitor, run: Run, ping: Ping) -> None:
@@ -1572,13 +1669,17 @@ class Model:
         run.events.append(("unbroken", now, gone, moving))
         seen = see(run)
         stalled = any(group.stalled for group in seen.groups.values())
+        self._reset_tasks_by_definition(m, run, seen)
+        seen = see(run)
+        at_fault = tasks_at_fault(seen)
         if not seen.broken and not stalled:
-            run.hung = run.overdue = False
+            run.hung_to_the_end = run.overdue = False
+            run.hung = run.hung and at_fault
         as_it_is = failing(d, seen)
 
         def upheld(cause: Cause) -> bool:
             if cause.kind == "hung":
-                return stalled or bool(seen.broken & {("runtime", ""), ("quiet", ""), ("stalled", "")})
+                return stalled or at_fault or bool(seen.broken & {("runtime", ""), ("quiet", ""), ("stalled", "")})
             return (cause.kind, cause.of) in seen.broken | as_it_is
 
         self._over(m, lambda c: c.number == run.number and c.kind in ("hung", "stage", "tasks") and not upheld(c))
@@ -1586,6 +1687,21 @@ class Model:
             if name and group.well(tasks_of(d, name)):
                 self._end_stage(m, run, name)
         self._end_if_complete(m, run)
+
+    def _reset_tasks_by_definition(self, m: Monitor, run: Run, seen: Seen) -> None:
+        def is_over(at: Micros, length: Micros | None) -> bool:
+            return length is not None and self._moved(m.d, at, at + length) <= self.now
+
+        followed = {}
+        for stage, group in seen.groups.items():
+            if self._follows(m, Ping("log", None, stage)):
+                tasks = tasks_of(m.d, stage)
+                assert tasks is not None
+                works = group.active.items()
+                overdue = {n for n, work in works if work.end == "broken" and is_over(work.begun, tasks.each_within)}
+                silent = {n for n, work in works if work.pings == "broken" and is_over(work.last, tasks.quiet_for)}
+                followed[stage] = (overdue, silent)
+        run.events.append(("tasks reset", self.now, followed))
 
     def pause(self, at: Micros, monitor_id: int) -> None:
         self.judge_through(at, monitor_id)
@@ -1610,10 +1726,15 @@ class Model:
             m.members_from = max(m.members_from, self.now + m.d.members.every + m.d.members.grace)
         self._put_off(m)
         for run in m.open:
-            run.hung = run.overdue = run.unknown = False
+            run.hung = run.hung_to_the_end = run.overdue = run.unknown = False
             seen = see(run)
             stalled = {(stage, name) for stage, group in seen.groups.items() for name in group.stalled}
             run.events.append(("unbroken", self.now, seen.broken, stalled))
+            for stage, group in seen.groups.items():
+                for name, work in group.active.items():
+                    for kind, what in (("task overdue", work.end), ("task silent", work.pings)):
+                        if what == "broken":
+                            run.events.append(("task broken", self.now, kind, stage, name, ""))
         self._restate(m)
 
     def _put_off(self, m: Monitor) -> None:

@@ -23,6 +23,7 @@ from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, Ru
 from offbeat_server.engine.engine import Engine
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model import runs
+from offbeat_server.engine.model.active_tasks import ActiveTasks
 from offbeat_server.engine.model.definition import Definition, read_definition
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
@@ -148,6 +149,8 @@ def _draw_tasks(c: Choices) -> dict[str, Any]:
     return {
         "expected": c.of(None, 2, 3, ["1"], ["2", "1"], ["4", "1"]),
         "within": c.of(None, 20, 45),
+        "each_within": c.of(None, None, 30, 60),
+        "quiet_for": c.of(None, None, 15, 40),
         "tolerate": c.of(0, 0, 1),
     }
 
@@ -682,6 +685,9 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "the latest run stays open": (pings, "_LATEST_DIALECTS", ()),
     "a success heals what began before it alone": (execution, "ANY_SUCCESS_DIALECTS", ()),
     "a start forgets who pinged since the checkpoint": (Fleet, "record_late_ping", lambda fleet, name, at: None),
+    "a run stays hung by a task that pings": (run_steps, "_look_at_hung_tasks", lambda *given: None),
+    "an outage hides no ping of a task": (deadlines, "_may_hide_a_task", lambda *given: False),
+    "changed limits leave tasks overdue": (ActiveTasks, "reconsider", lambda work, is_broken: None),
     "an unexpected task replaces a missing one": (NamedTasks, "missing", property(_missing_by_number)),
     "a finish counts as before although a person closed the run": (pings, "_may_differ", lambda ended, ping: True),
     "a person is alerted to what they closed": (Incident, "is_known", lambda incident, cause: False),

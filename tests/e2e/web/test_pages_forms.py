@@ -32,7 +32,7 @@ RICH: dict[str, Any] = {
         {"name": "fan", "tasks": {"within": "7m"}},
         {"name": "regions", "tasks": {"expected": ["eu, north", "us"], "tolerate": 1}},
     ],
-    "tasks": {"expected": 10, "within": "1h", "tolerate": 2},
+    "tasks": {"expected": 10, "within": "1h", "each_within": "20m", "quiet_for": "90s", "tolerate": 2},
     "at_most": {"count": 3, "per": "1h"},
     "fail_after": 2,
     "recover_after": 3,

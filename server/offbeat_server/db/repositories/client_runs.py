@@ -77,6 +77,8 @@ class ClientRun:
         if ping.signal == "leave":
             return  # only a member of a fleet leaves
         self.run.apply(at, ping)
+        if self._definition.follows_tasks:
+            self.run.follow_task(at, ping)
         if self.run.ends_stage(self._definition, ping):
             self.run.apply(at, Ping("success", ping.run, ping.stage))
 

@@ -127,6 +127,13 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def at_least_a_second(value: Micros | None) -> Micros | None:
+    """A length of time that is not too short to be watched. Raises ValueError."""
+    if value is not None and value < SECOND:
+        raise ValueError("must be at least 1s")
+    return value
+
+
 class Tasks(_Model):
     """N parallel pieces of a run or of one of its stages."""
 
@@ -138,7 +145,27 @@ class Tasks(_Model):
     within: Duration | None = Field(
         None, description="All tasks must end within this time after the start of the run or stage."
     )
+    each_within: Duration | None = Field(
+        None,
+        description="Each task must end within this time after its first ping, or after its `start` if it had failed. "
+        "Otherwise the run is hung until the task ends.",
+    )
+    quiet_for: Duration | None = Field(
+        None,
+        description="A task that has started and not ended must ping at least this often. Otherwise the run is hung "
+        "until the task pings.",
+    )
     tolerate: int = Field(0, ge=0, description="More failed tasks than this fail the run.")
+
+    @field_validator("each_within", "quiet_for")
+    @classmethod
+    def _at_least_a_second(cls, value: Micros | None) -> Micros | None:
+        return at_least_a_second(value)
+
+    @cached_property
+    def follows(self) -> bool:
+        """Whether single tasks have a limit."""
+        return self.each_within is not None or self.quiet_for is not None
 
     @cached_property
     def expected_count(self) -> int | None:
@@ -365,9 +392,7 @@ class Definition(_Model):
     @field_validator("every", "max_runtime", "quiet_for", "stall_for", "remind_every")
     @classmethod
     def _at_least_a_second(cls, value: Micros | None) -> Micros | None:
-        if value is not None and value < SECOND:
-            raise ValueError("must be at least 1s")
-        return value
+        return at_least_a_second(value)
 
     @field_validator("complete")
     @classmethod
@@ -414,10 +439,18 @@ class Definition(_Model):
     @cached_property
     def watches(self) -> bool:
         """Whether the definition holds an expectation that can be broken again and again; see `expects`."""
-        tasks = (self.tasks, *(stage.tasks for stage in self.stages))
-        within = (*(stage.within for stage in self.stages), *(each.within for each in tasks if each is not None))
+        within = (*(stage.within for stage in self.stages), *(each.within for each in self._groups))
         bounds = (*(getattr(self, name) for name in _EXPECTATIONS), *within)
-        return self.overlap == "alert" or any(each is not None for each in bounds)
+        return self.overlap == "alert" or self.follows_tasks or any(each is not None for each in bounds)
+
+    @property
+    def _groups(self) -> list[Tasks]:
+        return [each for each in (self.tasks, *(stage.tasks for stage in self.stages)) if each is not None]
+
+    @cached_property
+    def follows_tasks(self) -> bool:
+        """Whether single tasks of the run or of a stage have a limit."""
+        return any(each.follows for each in self._groups)
 
     def expects(self, has_pinged: bool) -> bool:
         """Whether anything is expected now. If not, only a `fail` opens an incident."""

@@ -15,7 +15,7 @@ from offbeat_server.common.errors import UnknownValueError
 EnumMember = TypeVar("EnumMember", bound=StrEnum)
 
 # A bound on a run: engine/model/run.py.
-LimitKind = Literal["runtime", "quiet", "stalled", "task stalled", "tasks", "stage"]
+LimitKind = Literal["runtime", "quiet", "stalled", "task stalled", "task overdue", "task silent", "tasks", "stage"]
 
 
 class Status(StrEnum):

@@ -4,10 +4,11 @@ Only `Run.apply` applies a ping to a run, and it is pure: the scheduler calls it
 an open run calls it with the run's pings. So no row is written for a stage, a task or a count.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.active_tasks import ActiveTasks, TaskLimit
 from offbeat_server.engine.model.definition import TASKS_MAX, Definition, Stage, Tasks
 from offbeat_server.engine.model.enums import LimitKind, StageStatus, Verdict, read_enum
 from offbeat_server.engine.model.ping import ENDING, OVERTAKEN_MAX, Ping
@@ -22,6 +23,8 @@ _OVER = (_DONE, _SKIPPED)
 _STATUS: dict[str, StageStatus] = {"success": _DONE, "fail": _FAILED, "skip": _SKIPPED}
 # Limits on a run that may continue after they were broken.
 PAUSES: tuple[LimitKind, ...] = ("quiet", "stalled", "task stalled")
+# Limits of single tasks. A run that has broken no other is no longer hung when these tasks have pinged or ended.
+TASK_LIMITS: tuple[TaskLimit, ...] = ("task overdue", "task silent")
 
 Mark = tuple[str, str]  # a limit that was broken: its kind, and the stage if it has one
 
@@ -98,7 +101,7 @@ class Run:
         self.verdict: Verdict | None = None  # the final one
         self.reason: str | None = None
         self.hung: str | None = None  # why, once a limit was broken
-        # The kind of that limit: a deadline, once one was broken, else quiet or stalled.
+        # The kind of that limit: a deadline, once one was broken, else quiet or stalled, else one of a single task.
         self.hung_by: LimitKind | Literal[""] = ""
         self.unverified_reason: str | None = None  # set when an outage of Offbeat may be why a limit was broken
         self.faults: dict[Mark, str] = {}  # why it fails as it is now: a stage that failed, too many failed tasks
@@ -170,6 +173,41 @@ class Run:
             limits_changed |= group.count(name, ping.done, ping.total, at)
         return limits_changed
 
+    def follow_task(self, at: Micros, ping: Ping) -> bool:
+        """Note a ping of a task, after `apply`, for its limits; return whether it may be the next to break one."""
+        stage, group = ping.stage or "", self.tasks.get(ping.stage or "")
+        if group is None or ping.task is None or not self._is_open_group(stage):
+            return False
+        return group.follow(ping.task, ping.signal, at)
+
+    def _is_open_group(self, stage: str) -> bool:
+        """Whether single tasks of this group are watched: those of the run itself, and of a running stage."""
+        seen = self.stages.get(stage)
+        return not stage or (seen is not None and seen.status is _RUNNING)
+
+    def change_task_limits(self, definition: Definition, at: Micros, is_over: Callable[[Limit], bool]) -> None:
+        """Follow the active tasks by a changed definition, and keep those as broken that are so by it."""
+        for stage, group in self.tasks.items():
+            tasks = tasks_of(definition, stage)
+            if tasks is None or not tasks.follows:
+                group.active = None
+                continue
+            work = group.active = group.active or ActiveTasks()
+            lengths = {"task overdue": tasks.each_within, "task silent": tasks.quiet_for}
+            work.reconsider(
+                lambda kind, base, lengths=lengths: (  # type: ignore[misc]
+                    (length := lengths[kind]) is not None and is_over(Limit(kind, base, length))
+                )
+            )
+            for name, outcome in group.by_name.items() if self._is_open_group(stage) else ():
+                if outcome is None and name not in work:
+                    work.ping(name, at)
+
+    @property
+    def has_broken_tasks(self) -> bool:
+        """Whether a single task is overdue or silent."""
+        return any(group.active is not None and group.active.broken for group in self.tasks.values())
+
     def apply_stage(self, at: Micros, name: str, signal: str) -> None:
         """Apply a ping of a stage, or the first one of a task of it, to the stage."""
         seen = self.stages.get(name)
@@ -191,6 +229,8 @@ class Run:
             self.broken -= {("stage", name), ("tasks", name)}
         elif signal in _STATUS and seen.status != _STATUS[signal]:
             seen.status, seen.finished_at = _STATUS[signal], at
+            if self.tasks and (group := self.tasks.get(name)) is not None:
+                group.active = None  # its tasks are no longer expected to ping or to end
 
     # ---------------------------------------------------------------- limits
 
@@ -211,10 +251,24 @@ class Run:
             for stage, group in self.tasks.items():
                 if (slowest := group.slowest()) is not None:
                     yield Limit("task stalled", slowest[1].at, definition.stall_for, stage, slowest[0])
+        if definition.follows_tasks:
+            for kind in TASK_LIMITS:
+                yield from self._single_task_limits(definition, kind)
         if definition.tasks is not None and self.started_at is not None:
             yield from self._task_limit(definition.tasks, "", self.started_at, broken)
         if definition.stages:
             yield from self._stage_limits(definition, broken)
+
+    def _single_task_limits(self, definition: Definition, kind: TaskLimit) -> Iterator[Limit]:
+        """Of each group, the limit of the task that breaks it first."""
+        for stage, group in self.tasks.items():
+            tasks = tasks_of(definition, stage)
+            if tasks is None or group.active is None:
+                continue
+            length = tasks.each_within if kind == "task overdue" else tasks.quiet_for
+            first = next(iter(group.active.watched(kind).items()), None)
+            if length is not None and first is not None:
+                yield Limit(kind, first[1], length, stage, first[0])
 
     def _task_limit(self, tasks: Tasks, stage: str, base: Micros, broken: set[Mark]) -> Iterator[Limit]:
         if tasks.within is None or ("tasks", stage) in broken:
@@ -250,7 +304,7 @@ class Run:
     def hang(self, limit: Limit, reason: str) -> None:
         """Record a broken limit. A run that has missed a deadline is late from then on, also if it breaks others."""
         self.hung = reason
-        if limit.kind not in PAUSES or self.hung_by in ("", *PAUSES):
+        if _weight(limit.kind) >= _weight(self.hung_by):
             self.hung_by = limit.kind
 
     def is_hung_by_others(self, definition: Definition, at: Micros) -> bool:
@@ -432,6 +486,8 @@ class Run:
             "t": [[stage, group.dump()] for stage, group in self.tasks.items()] or None,
             "c": list(self.count) if self.count is not None else None,
             "b": sorted(self.broken) or None,
+            "w": [[stage, group.active.dump()] for stage, group in self.tasks.items() if group.active is not None]
+            or None,
             "z": [stage for stage, group in self.tasks.items() if group.expected == 0] or None,  # their total is 0
             "v": [self.verdict, self.finished_at, self.reason, self.exit_code] if self.verdict is not None else None,
         }
@@ -453,6 +509,8 @@ class Run:
             for name, status, *instants in state.get("g", ())
         }
         run.tasks = {stage: TaskGroup.load(group) for stage, group in state.get("t", ())}
+        for stage, work in state.get("w", ()):
+            run.tasks[stage].active = ActiveTasks.load(work)
         for stage in state.get("z", ()):
             run.tasks[stage].expected = 0
         run.count = TaskCount(*state["c"]) if "c" in state else None
@@ -466,6 +524,11 @@ class Run:
 def says_total(ping: Ping) -> bool:
     """Whether a ping says how many tasks there are: a `total` beside `done` is the end of a count."""
     return ping.total is not None and ping.done is None
+
+
+def _weight(kind: str) -> int:
+    """Which of several broken limits says how a run that ends has ended: the one with the greatest weight."""
+    return 0 if not kind else 1 if kind in TASK_LIMITS else 2 if kind in PAUSES else 3
 
 
 def tasks_of(definition: Definition, stage: str) -> Tasks | None:

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from offbeat_server.common.instants import Micros
+from offbeat_server.engine.model.active_tasks import ActiveTasks
 from offbeat_server.engine.model.definition import Tasks
 from offbeat_server.engine.model.run_detail import ProgressDetail, TasksDetail
 
@@ -75,7 +76,7 @@ class NamedTasks:
 class TaskGroup:
     """Tasks by name: True done, False failed, None started."""
 
-    __slots__ = ("by_name", "counts", "done", "expected", "failing", "more", "named", "stalled")
+    __slots__ = ("active", "by_name", "counts", "done", "expected", "failing", "more", "named", "stalled")
 
     def __init__(self) -> None:
         self.by_name: dict[str, bool | None] = {}
@@ -86,6 +87,7 @@ class TaskGroup:
         self.named: NamedTasks | None = None  # see `_against`
         self.counts: dict[str, TaskCount] | None = None  # of running tasks that count; first the one that moved last
         self.stalled: dict[str, None] | None = None  # those of them recorded as stalled
+        self.active: ActiveTasks | None = None  # only of groups with limits of single tasks
 
     def apply(self, name: str, signal: str, may_grow: bool) -> bool:
         """One ping of one task; whether its name is new. A failed task may be tried again; a done one may yet fail."""
@@ -125,6 +127,22 @@ class TaskGroup:
                 joins = True
         self.counts[name] = after
         return joins and len(self.counts) - len(self.stalled or ()) == 1
+
+    def follow(self, name: str, signal: str, at: Micros) -> bool:
+        """Note a ping, after `apply`, for the limits of single tasks; return whether it may be the next to break one.
+
+        A task is active from its first ping, or from its `start` after a failure, to its end.
+        """
+        if signal in _ENDS:
+            if self.active is not None:
+                self.active.end(name)
+            return False
+        outcome = self.by_name.get(name, True)  # a name that is not kept is not watched
+        if self.active is None:
+            self.active = ActiveTasks()
+        if name not in self.active and outcome is not None and (outcome or signal != "start"):
+            return False
+        return self.active.ping(name, at)
 
     @property
     def failed(self) -> int:
@@ -172,9 +190,11 @@ class TaskGroup:
 
     def complete(self, defined: Tasks | None) -> bool:
         """Whether all expected tasks have ended, with no more failures than are tolerated. 0 of 0 have."""
-        if self.expected_of(defined) is None or self.more or self.too_many_failed(defined):
+        expected = self.expected if defined is None or defined.expected is None else defined.expected
+        if expected is None or self.more:
             return False
-        return not self.missing_count(defined)
+        all_ended = not self.missing_count(defined) if isinstance(expected, tuple) else expected <= self.ended
+        return all_ended and not self.too_many_failed(defined)
 
     def too_many_failed(self, defined: Tasks | None) -> bool:
         """Whether more have failed than are tolerated."""

@@ -7,9 +7,10 @@ is excused, twice in a row at most.
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
+from offbeat_server.engine.model.active_tasks import TaskLimit
 from offbeat_server.engine.model.enums import CauseKind
 from offbeat_server.engine.model.monitor import MISSED, Cause, Monitor
-from offbeat_server.engine.model.run import Limit, Run
+from offbeat_server.engine.model.run import TASK_LIMITS, Limit, Run
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.fleets import evaluate_members
 from offbeat_server.engine.rules.incidents import record_failure
@@ -105,7 +106,10 @@ def _evaluate_run(state: EngineState, m: Monitor, run: Run, when: Micros) -> Non
     """Record the limits of an open run that are broken, and queue the next."""
     while broken := _broken(state, m, run, when):
         for limit, deadline in broken:
-            _break(state, m, run, limit, deadline)
+            if limit.kind in TASK_LIMITS:
+                _break_tasks(state, m, run, limit, when)
+            else:
+                _break(state, m, run, limit, deadline)
     state.queue_run(m, run)
 
 
@@ -134,6 +138,57 @@ def _break(state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Mic
     run.hang(limit, reason)
     state.record_run(m, run)
     record_failure(state, m, Cause(kind, deadline, reason, run.number, run.run, limit.stage or None), run)
+
+
+def _break_tasks(state: EngineState, m: Monitor, run: Run, first: Limit, when: Micros) -> None:
+    """Apply a limit of single tasks to all tasks of a group for which its deadline has come, with one cause."""
+    kind: TaskLimit = "task overdue" if first.kind == "task overdue" else "task silent"
+    work = run.tasks[first.stage].active
+    assert work is not None  # it gave the limit
+    opened_at: Micros | None = None
+    for limit, deadline in _due_tasks(state, m, run, first, work.watched(kind), when):
+        if _may_hide_a_task(state, m, run, limit, deadline, work.last_ping(limit.task)):
+            work.excuse(kind, limit.task)
+            continue
+        work.break_limit(kind, limit.task)
+        opened_at = deadline if opened_at is None else opened_at
+    state.open_for(m)
+    if opened_at is None:
+        return
+    was_hung, reason = run.hung is not None, reasons.tasks_hung(m.definition, run, first.stage)
+    run.hang(first, reason)
+    if was_hung:  # thousands of tasks may follow one another, and only the reason is new
+        state.update_run_reason(m, run)
+    else:
+        state.record_run(m, run)
+    record_failure(state, m, Cause(CauseKind.HUNG, opened_at, reason, run.number, run.run, first.stage or None), run)
+
+
+def _due_tasks(
+    state: EngineState, m: Monitor, run: Run, first: Limit, watched: dict[str, Micros], when: Micros
+) -> list[tuple[Limit, Micros]]:
+    """The limits of a group whose deadlines have come: the first ones, because `watched` is in the order of time."""
+    due: list[tuple[Limit, Micros]] = []
+    for name, base in watched.items():
+        limit = first._replace(base=base, task=name)
+        if (deadline := state.run_deadline(m, run, limit)) > when:
+            break
+        due.append((limit, deadline))
+    return due
+
+
+def _may_hide_a_task(
+    state: EngineState, m: Monitor, run: Run, limit: Limit, deadline: Micros, last_ping_at: Micros
+) -> bool:
+    """Whether the ping that a limit of a single task misses may have been sent in an outage, and was lost."""
+    if m.definition.count_outages:
+        return False
+    if run.unverified_reason is not None:
+        return True
+    outage = state.outages.last_outage(limit.base, deadline)
+    if outage is None or last_ping_at >= outage[1]:
+        return False
+    return state.outages.within(limit.base, deadline) * LOSS_SHARE >= deadline - limit.base
 
 
 def _leave_unverified(state: EngineState, m: Monitor, run: Run, reason: str) -> None:

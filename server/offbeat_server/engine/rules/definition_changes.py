@@ -83,6 +83,8 @@ def resume(state: EngineState, m: Monitor) -> None:
             run.broken.clear()
             for group in run.tasks.values():
                 group.stalled = None
+                if group.active is not None:
+                    group.active.reconsider(lambda kind, base: False)
             if run.hung is not None or run.unverified_reason is not None:
                 run.hung, run.hung_by, run.unverified_reason = None, "", None
                 state.record_run(m, run)
@@ -234,9 +236,14 @@ def _reevaluate_run(state: EngineState, m: Monitor, run: Run) -> None:
         (each.kind, each.stage) for each in run.limits(m.definition, include_broken=True) if _is_over(state, m, each)
     }
     stalled = _keep_stalled_tasks(state, m, run)
+    run.change_task_limits(m.definition, state.now, lambda limit: _is_over(state, m, limit))
     if run.hung is not None and not run.broken and not stalled:
-        run.hung, run.hung_by = None, ""
-        state.record_run(m, run)
+        if run.has_broken_tasks:
+            run.hung_by = "task silent"  # nothing else makes it hung from now on
+        else:
+            run.hung, run.hung_by = None, ""
+            state.record_run(m, run)
+    stalled = stalled or run.has_broken_tasks
     _reevaluate_tasks(state, m, run)
     clear(state, m, lambda key: _has_lost_its_reason(run, key, stalled), Resolution.CHANGED)
     for stage in [stage for stage in run.tasks if stage and run.group_complete(m.definition, stage)]:

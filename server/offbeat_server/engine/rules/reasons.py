@@ -18,7 +18,7 @@ from offbeat_server.engine.model.enums import HoldKind, StageStatus, Verdict
 from offbeat_server.engine.model.fleet import Fleet
 from offbeat_server.engine.model.missing_parts import MissingParts
 from offbeat_server.engine.model.ping import Ping
-from offbeat_server.engine.model.run import PAUSES, Limit, Run, tasks_of
+from offbeat_server.engine.model.run import PAUSES, TASK_LIMITS, Limit, Run, tasks_of
 from offbeat_server.engine.model.run_detail import HoldDetail
 from offbeat_server.engine.model.tasks import TaskCount, TaskGroup
 from offbeat_server.engine.schedule.due_times import period_of
@@ -198,6 +198,31 @@ def _stands(count: TaskCount, limit: Limit, definition: Definition) -> str:
     return f"has made no progress for {say_duration(limit.length)}: it has been at {count.done}{of} since {since}"
 
 
+@says_one_line
+def tasks_hung(definition: Definition, run: Run, stage: str) -> str:
+    """Single tasks of a group that have not ended or not pinged in time."""
+    tasks, work = tasks_of(definition, stage), run.tasks[stage].active
+    assert tasks is not None and work is not None
+    parts: list[str] = []
+    if work.overdue and tasks.each_within is not None:
+        length = say_duration(tasks.each_within)
+        name, at = next(iter(work.overdue.items()))
+        one = f"task {name} has not ended within {length} of its start at {say_time(at, definition)}"
+        parts.append(_of_tasks(work.overdue, one, f"have not ended within {length} of their start"))
+    if work.silent and tasks.quiet_for is not None:
+        length = say_duration(tasks.quiet_for)
+        name, at = next(iter(work.silent.items()))
+        one = f"task {name} has sent no ping for {length}: its last was at {say_time(at, definition)}"
+        parts.append(_of_tasks(work.silent, one, f"have sent no ping for {length}"))
+    return "; ".join(parts) + _of_stage(stage) + _of_run(run.run)
+
+
+def _of_tasks(broken: dict[str, Micros], one: str, several: str) -> str:
+    if len(broken) == 1:
+        return one
+    return f"{len(broken)} tasks {several}: {say_names(list(islice(broken, NAMES_SHOWN_MAX)), len(broken))}"
+
+
 def _tasks_overdue(definition: Definition, run: Run, limit: Limit, by: str) -> str:
     tasks = tasks_of(definition, limit.stage)
     group = run.tasks.get(limit.stage) or TaskGroup()
@@ -361,6 +386,8 @@ def usual(median: Micros, p95: Micros, count: int, elapsed: Micros | None = None
 def finished_after_all(definition: Definition, run: Run) -> str:
     """A hung run has ended: late if it had missed a deadline, else after a pause."""
     took = say_duration(run.duration) if run.duration is not None else ""
+    if run.hung_by in TASK_LIMITS:
+        return "finished" + (f" in {took}" if took else "") + ", after a task was silent or overdue"
     if run.hung_by not in PAUSES:
         return "finished late" + (f", after {took}" if took else "")
     what, length = ("silence", definition.quiet_for) if run.hung_by == "quiet" else ("stall", definition.stall_for)
@@ -441,6 +468,8 @@ def _expected_of_runs(definition: Definition) -> Iterator[str]:
 def _expected_tasks(tasks: Tasks) -> str:
     text = plural(tasks.expected_count, "task") if tasks.expected_count is not None else "all tasks"
     text += f" within {say_duration(tasks.within)}" if tasks.within is not None else ""
+    text += f", each within {say_duration(tasks.each_within)}" if tasks.each_within is not None else ""
+    text += f", a ping of each at least every {say_duration(tasks.quiet_for)}" if tasks.quiet_for is not None else ""
     return text + (f" of which {tasks.tolerate} may fail" if tasks.tolerate else "")
 
 

@@ -4,7 +4,7 @@ from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, StageStatus
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import ENDING, Ping
-from offbeat_server.engine.model.run import Run, says_total, tasks_of
+from offbeat_server.engine.model.run import TASK_LIMITS, Run, says_total, tasks_of
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.ended_runs import apply_late_step, belongs_to_ended_run
 from offbeat_server.engine.rules.incidents import clear, record_failure, update_reason
@@ -39,6 +39,8 @@ def apply_step_ping(state: EngineState, m: Monitor, ping: Ping) -> bool:
         apply_total(state, m, run, ping)
     elif ping.signal in ENDING:
         end_if_complete(state, m, run)
+    if run.hung is not None and run.hung_by in TASK_LIMITS and run.verdict is None:
+        _look_at_hung_tasks(state, m, run, ping.stage or "")
     return begins
 
 
@@ -95,6 +97,21 @@ def _end_group_if_complete(state: EngineState, m: Monitor, run: Run, stage: str)
     clear(state, m, lambda key: key == (CauseKind.TASKS, run.number, stage))
     if stage:
         end_stage(state, m, run, stage)
+
+
+def _look_at_hung_tasks(state: EngineState, m: Monitor, run: Run, stage: str) -> None:
+    """A ping of a group may have ended that a run is hung because of its tasks, if nothing else has made it hung."""
+    group = run.tasks.get(stage)
+    if not run.has_broken_tasks:
+        run.hung, run.hung_by = None, ""
+        state.record_run(m, run)
+        clear(state, m, lambda key: key[:2] == (CauseKind.HUNG, run.number))
+    elif group is None or group.active is None or not group.active.broken:
+        clear(state, m, lambda key: key == (CauseKind.HUNG, run.number, stage))
+    elif (reason := reasons.tasks_hung(m.definition, run, stage)) != run.hung:
+        run.hung = reason
+        state.update_run_reason(m, run)
+        update_reason(state, m, (CauseKind.HUNG, run.number, stage), reason)
 
 
 def end_stage(state: EngineState, m: Monitor, run: Run, stage: str) -> None:

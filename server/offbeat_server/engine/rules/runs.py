@@ -47,7 +47,14 @@ def apply_run_ping(state: EngineState, m: Monitor, run: Run, ping: Ping) -> bool
     names = run.task_names
     limits_changed = run.apply(state.now, ping, TASK_NAMES_MAX - runs.task_names)
     runs.task_names += run.task_names - names
+    if m.definition.follows_tasks and _has_task_limits(m, ping):
+        limits_changed |= run.follow_task(state.now, ping)
     return limits_changed or again
+
+
+def _has_task_limits(m: Monitor, ping: Ping) -> bool:
+    tasks = tasks_of(m.definition, ping.stage or "")
+    return tasks is not None and tasks.follows
 
 
 def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False) -> Run:

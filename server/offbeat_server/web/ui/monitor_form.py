@@ -100,6 +100,10 @@ RUNS = (
         "names",
     ),
     Field("tasks.within", "All tasks within", "All tasks must finish this long after the run starts.", example="1h"),
+    Field("tasks.each_within", "Each task within", "A task must end this long after its first ping.", example="20m"),
+    Field(
+        "tasks.quiet_for", "Maximum silence of a task", "A running task must ping at least this often.", example="5m"
+    ),
     Field("tasks.tolerate", "Allowed failed tasks", "", "number"),
     Field(
         "complete",

@@ -184,6 +184,8 @@ def _limits(definition: Definition, run: Run, is_open: bool) -> Sequence[tuple[s
         "quiet": "Next ping due",
         "stalled": "Progress due",
         "task stalled": "Progress of task {task} due",
+        "task overdue": "Task {task} must end",
+        "task silent": "Ping of task {task} due",
         "tasks": "Task deadline",
         "stage": "Deadline of {stage}",
     }
