@@ -341,7 +341,8 @@ _REAL = {
     "writers": "select id, seq, started_at, accepted_through, seen_at, fenced from writers order by id",
     "refusals": "select id, writer, started_at, ended_at, pings, reason from refusals order by id",
     "deaf": "select id, started_at, ended_at, writer, refusal_id, pings, reason, decided_at from deaf order by id",
-    "monitors": """select id, project_id, rev, slug, name, tags, paused, snoozed_until, definition
+    "monitors": """select id, project_id, rev, slug, name, tags, paused, snoozed_until,
+                            definition || newer_fields
                      from monitors order by id""",
     "windows": "select id, project_id, rev, slug, definition from windows order by id",
     "changes": """select rev, project_id, monitor_id, kind, subject, before - 'keys' - 'created_at',

@@ -8,7 +8,7 @@ import orjson
 
 from offbeat_server.common.errors import UnavailableError
 from offbeat_server.common.instants import SECOND, to_datetime
-from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.model.definition import NEWER_FIELDS, read_definition
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.ping import Ping, Signal
 from offbeat_server.engine.schedule.maintenance_windows import read_window
@@ -253,7 +253,9 @@ class People:
 def _document(m: SimpleNamespace) -> bytes:
     until = m.snoozed_until.isoformat() if m.snoozed_until else None
     document = {"slug": m.slug, "name": m.slug, "tags": [], "paused": m.paused, "snoozed_until": until}
-    return orjson.dumps(document | {"definition": orjson.loads(m.definition)})
+    definition = orjson.loads(m.definition)
+    newer = {field: definition.pop(field) for field in NEWER_FIELDS if field in definition}
+    return orjson.dumps(document | {"definition": definition, "newer_fields": newer})
 
 
 def _window(window: SimpleNamespace) -> bytes:
