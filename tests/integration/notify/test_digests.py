@@ -276,7 +276,11 @@ async def test_every_explicit_failure_is_named_with_its_reason_however_many_ther
     no_digest_until_later(monkeypatch)  # one message does not wait for the next
     channel = await world.channel("hook", "webhook", url=receiver.url)
     for monitor in range(1, 51):
-        facts = {"name": f"backup-{monitor}x", "cause": "failed", "reason": f"failed with exit code {monitor}"}
+        facts: dict[str, Any] = {"name": f"backup-{monitor}x", "cause": "failed"}
+        facts["reason"] = f"failed with exit code {monitor}"
+        if monitor % 7 == 0:  # the job said `success`, and parts of its run were missing
+            cause = {"cause": "incomplete", "reason": facts["reason"], "run": None, "stage": None}
+            facts |= {"cause": "incomplete", "causes": [cause]}
         await world.alert(channel, monitor, facts=facts)
         if monitor % 2:
             await world.alert(channel, monitor, kind="resolved", facts=facts)

@@ -34,7 +34,7 @@ _ID = rows_of("id")
 def is_explicit(a: SimpleNamespace) -> bool:
     """Whether an alert is of something that a job itself said has failed."""
     causes = {a.facts.get("cause"), *(each["cause"] for each in a.facts.get("causes", ()))}
-    return a.kind in ("opened", "worse") and bool(causes & {"failed", "stage", "tasks"})
+    return a.kind in ("opened", "worse") and bool(causes & {"failed", "stage", "tasks", "incomplete"})
 
 
 def channel_definition(id: int) -> dict[str, Any]:

@@ -48,7 +48,8 @@ a.urgent, a.created_at, a.expires_at < clock_timestamp() as expired
 -- Alerts `a` of something that a job itself said has failed.
 (a.kind in ('opened', 'worse') and (
    a.facts @> '{"cause": "failed"}' or a.facts @> '{"causes": [{"cause": "failed"}]}'
-   or a.facts @> '{"causes": [{"cause": "stage"}]}' or a.facts @> '{"causes": [{"cause": "tasks"}]}'))
+   or a.facts @> '{"causes": [{"cause": "stage"}]}' or a.facts @> '{"causes": [{"cause": "tasks"}]}'
+   or a.facts @> '{"causes": [{"cause": "incomplete"}]}'))
 
 -- part: is_without_opening
 -- Ends `a` of incidents of which nothing reached the channel: every alert before it died. (If there is none before it,

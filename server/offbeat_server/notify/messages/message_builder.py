@@ -27,7 +27,8 @@ INCIDENTS_NAMED_MAX = 5  # of each
 MESSAGE_READ_CHARS_MAX = 4_000
 SAID_CHARS_MAX = 200
 COMMENT_CHARS_MAX = 300
-_EXPLICIT = (CauseKind.FAILED, CauseKind.STAGE, CauseKind.TASKS)  # causes that a job itself has reported
+# Causes by what a job itself has reported.
+_EXPLICIT = (CauseKind.FAILED, CauseKind.STAGE, CauseKind.TASKS, CauseKind.INCOMPLETE)
 _FIRST_FACTS = ("monitor", "name", "project", "incident", "reason", "cause", "opened_at", "resolved_at", "timezone")
 
 
