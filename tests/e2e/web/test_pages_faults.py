@@ -392,7 +392,7 @@ async def test_a_monitor_of_many_stages_in_one_go(server: Server, browser: Brows
 async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, browser: Browser) -> None:
     await server.api("PUT", "/api/v1/projects/other", {"name": "Other"})
     path = await create_monitor(server, "job?project=other", every="1h")
-    await ping(server, f"{path}/fail")
+    await ping(server, f"{path}/fail", run="r")
     await down(server, "job")
     async with person(browser, server) as me:
         page = me.page
@@ -414,6 +414,7 @@ async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, b
         assert [each["name"] for each in (await server.api("GET", "/api/v1/keys")).body["items"]].count("once") == 1
 
         incident = await address(server, "job", "incidents", project="other")
+        run = await address(server, "job", "runs", project="other")
         nearest_pages = {
             "/monitors/job/pause?project=other": "/monitors/job?project=other",
             "/monitors/job/snooze?project=other": "/monitors/job?project=other",
@@ -425,7 +426,7 @@ async def test_no_form_leaves_an_address_that_cannot_be_loaded(server: Server, b
             f"{incident}/resolve": incident,
             f"{incident}/comment": incident,
             "/alerts/1/resend": "/alerts",
-            "/runs/1-1/close": "/runs/1-1",
+            f"{run}/close": run,
             "/keys/1/revoke": "/keys",
             "/windows/x/delete": "/windows",
             "/projects/other/delete": "/projects",
