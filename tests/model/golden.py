@@ -214,6 +214,8 @@ def _read_step(example: Example, line: str) -> None:
         if rest[1] != "as" or (rest[3:] and not seen_open):
             raise ValueError("not `close NUMBER as VERDICT`, with or without `seen open`")
         value = (int(rest[0]), Verdict(rest[2]), not seen_open)
+    elif kind == "pause" and rest == ["drop"]:
+        value = True
     elif kind not in _ACTS or rest:
         raise ValueError("not a signal, an act of a person, an outage, a window or `is`")
     example.steps.append(Step(at, kind, slug, value, line))
@@ -354,7 +356,7 @@ class EngineRun:
         self.scene.outage(step.at / SECOND, step.value / SECOND)
 
     def _pause(self, step: Step) -> None:
-        self._put(step.slug, step.at, paused=True)
+        self._put(step.slug, step.at, paused=True, drop=bool(step.value))
 
     def _resume(self, step: Step) -> None:
         self._put(step.slug, step.at, paused=False)
@@ -477,7 +479,7 @@ class ModelRun:
         self.model.add_outage(self.begin + step.at, self.begin + step.value)
 
     def _pause(self, step: Step) -> None:
-        self.model.pause(self.begin + step.at, self.ids[step.slug])
+        self.model.pause(self.begin + step.at, self.ids[step.slug], bool(step.value))
 
     def _resume(self, step: Step) -> None:
         self.model.resume(self.begin + step.at, self.ids[step.slug])

@@ -786,7 +786,7 @@ class Model:
     # ---------------------------------------------------------------------------------------------------- incidents
 
     def _meet(self, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True, known: bool = False) -> None:
-        if m.paused:
+        if m.paused and not is_explicit(cause):
             return
         m.news = True
         cause.met_at = self.now
@@ -965,7 +965,7 @@ class Model:
 
     def _notify_if_due(self, m: Monitor) -> None:
         incident = m.subject
-        if incident is None or incident.plan is None or self._notify_at(m, incident) > self.now:
+        if m.paused or incident is None or incident.plan is None or self._notify_at(m, incident) > self.now:
             return
         incident.plan = None
         if not incident.kept and all(cause.number in incident.known_runs for cause in incident.causes):
@@ -1014,7 +1014,7 @@ class Model:
             if incident is None or incident.notified or incident.suppressed_by is None:
                 continue
             up = self.monitors.get(incident.suppressed_by)
-            if up is None or up.incident is None or up not in self._upstreams(m):
+            if up is None or up.incident is None or up.paused or up not in self._upstreams(m):
                 self._let_go(m, self.now)
 
     # ------------------------------------------------------------------------------------------------------ pings
@@ -1027,6 +1027,8 @@ class Model:
             and not m.d.manual_resume
         ):
             self._resume(m)
+            if ping.signal == "fail" and m.incident is not None and m.incident.notified:
+                self._resolve(m)
         if m.d.members is not None:
             self._apply_member(m, ping)
             return
@@ -1703,14 +1705,18 @@ class Model:
                 followed[stage] = (overdue, silent)
         run.events.append(("tasks reset", self.now, followed))
 
-    def pause(self, at: Micros, monitor_id: int) -> None:
+    def pause(self, at: Micros, monitor_id: int, drop: bool = False) -> None:
         self.judge_through(at, monitor_id)
         m = self.monitors.get(monitor_id)
-        if m is None or m.paused:
+        if m is None:
             return
-        m.paused = True
-        self._drop(m)
-        m.streak, m.awaited = 0, []
+        if not m.paused:
+            m.paused = True
+            if m.incident is not None:
+                self.releases.append((self.now, m.id))
+        if drop:
+            self._drop(m)
+            m.streak, m.awaited = 0, []
         self._restate(m)
 
     def resume(self, at: Micros, monitor_id: int) -> None:
@@ -1718,9 +1724,15 @@ class Model:
         m = self.monitors.get(monitor_id)
         if m is not None and m.paused:
             self._resume(m)
+            self._notify_if_due(m)
 
     def _resume(self, m: Monitor) -> None:
         m.paused, m.excused = False, 0
+        m.awaited = [(run, max(due, self.now)) for run, due in m.awaited]
+        incident = m.subject
+        planned = self._notify_at(m, incident) if incident is not None and incident.plan is not None else None
+        if incident is not None and planned is not None and planned <= self.now:
+            incident.plan = incident.plan if self._reports_explicit(incident) else period_and_grace(m.d, self.now)
         self._begin_anew(m)
         if m.d.members is not None and m.members:
             m.members_from = max(m.members_from, self.now + m.d.members.every + m.d.members.grace)

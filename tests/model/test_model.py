@@ -25,7 +25,7 @@ from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model import runs
 from offbeat_server.engine.model.active_tasks import ActiveTasks
 from offbeat_server.engine.model.definition import Definition, read_definition
-from offbeat_server.engine.model.enums import Verdict
+from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
 from offbeat_server.engine.model.monitor import Cause, Incident, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, Position
@@ -35,6 +35,7 @@ from offbeat_server.engine.rules import (
     deadlines,
     definition_changes,
     ended_runs,
+    incidents,
     notifications,
     pings,
     run_steps,
@@ -250,6 +251,8 @@ def _draw_change(c: Choices, now: Micros, rev: int, target: int, theme: str) -> 
         value = draw_definition(c, target - 1, theme)
     elif kind == "snooze":
         value = now + c.of(60, 0, 300) * SECOND
+    elif kind == "pause":
+        value = c.maybe(2)  # whether it drops the open incident
     elif kind == "close":
         value = (1 + c.below(4), Verdict(c.of("failed", "succeeded", "ignored")), c.maybe(2))
     yield "change", now, rev, kind, target, None, value
@@ -289,8 +292,10 @@ def _change_model(m: Model, at: Micros, rev: int, kind: str, target: int, slug: 
         m.remove_window(at, target)
     elif kind == "close":
         m.close(at, target, *value)
+    elif kind == "pause":
+        m.pause(at, target, value)
     else:
-        {"pause": m.pause, "resume": m.resume, "settle": m.settle, "remove": m.remove}[kind](at, target)
+        {"resume": m.resume, "settle": m.settle, "remove": m.remove}[kind](at, target)
 
 
 # ----------------------------------------------------------------------------------------------------------- the
@@ -445,6 +450,7 @@ class Driver:
                 now.slug,
                 now.definition,
                 paused=paused,
+                drop=kind == "pause" and bool(value),
                 snoozed_until=now.snoozed_until,
                 rev=rev,
                 at=at,
@@ -631,6 +637,11 @@ def test_engine_and_model_agree(request: pytest.FixtureRequest) -> None:
     agree()
 
 
+def _pause_alone(state: EngineState, m: Monitor) -> None:
+    m.paused = True
+    state.update_status(m)
+
+
 _schedule_opening = notifications.schedule_opening
 
 
@@ -672,6 +683,8 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "an explicit failure waits for a period": (Incident, "tells_explicit_failure", property(lambda incident: False)),
     "a later success hides a failure": (Incident, "keep_closed", lambda incident, causes, at: None),
     "the next incident hides the one before": (Incident, "take_over", lambda incident, earlier: None),
+    "a pause loses failures": (incidents, "EXPECTED", frozenset(CauseKind)),
+    "a paused monitor explains others": (definition_changes, "pause", _pause_alone),
     "an explicit failure waits for a miss": (notifications, "schedule_opening", _plan_once),
     "a change does not put off": (runs.MonitorRuns, "put_off", lambda runs, until: None),
     "a retry counts": (pings, "is_repeat", lambda state, m, entry, word: False),

@@ -39,7 +39,7 @@ class Scene:
 
     def monitor(self, slug: str = "job", when: float | str = 0, exact: bool = False, **definition: Any) -> Monitor:
         """Make a monitor (1 µs before, so that it may be pinged at that very instant, if not `exact`) or change it."""
-        extra = {name: definition.pop(name) for name in ("paused", "snoozed_until") if name in definition}
+        extra = {name: definition.pop(name) for name in ("paused", "drop", "snoozed_until") if name in definition}
         if "snoozed_until" in extra:
             extra["snoozed_until"] = self.at(extra["snoozed_until"])
         at = self.at(when) - (slug not in self.ids and not exact)

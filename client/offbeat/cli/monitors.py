@@ -66,12 +66,14 @@ def show(client: ApiClient, slug: str, project: str | None, as_json: bool) -> No
 
 @monitors_command.command("pause")
 @click.argument("slug")
+@click.option("--drop", is_flag=True, help="Also resolve the open incident, and forget runs that are awaited.")
 @project_option
 @json_option
 @with_client
-def pause(client: ApiClient, slug: str, project: str | None, as_json: bool) -> None:
-    """Pause monitoring until it is resumed."""
-    _show(client("POST", path_of("monitors", slug, "pause"), project=project), as_json)
+def pause(client: ApiClient, slug: str, drop: bool, project: str | None, as_json: bool) -> None:
+    """Pause monitoring until it is resumed. An open incident stays open, and failures are reported at the resume."""
+    body = {"drop": True} if drop else None
+    _show(client("POST", path_of("monitors", slug, "pause"), body, project=project), as_json)
 
 
 @monitors_command.command("resume")

@@ -181,6 +181,7 @@ class Engine:
         definition: Definition,
         *,
         paused: bool = False,
+        drop: bool = False,
         snoozed_until: Micros | None = None,
         rev: int = 0,
         name: str | None = None,
@@ -189,8 +190,9 @@ class Engine:
     ) -> None:
         """A monitor is made or changed, as of `at`, up to which every entry was applied.
 
-        `name` and `tags` are those of the definition unless they are given. The effect of a change on open runs and
-        incidents is in engine/rules/definition_changes.py.
+        `name` and `tags` are those of the definition unless they are given. `drop`: the pause also resolves the open
+        incident and forgets awaited runs. The effect of a change on open runs and incidents is in
+        engine/rules/definition_changes.py.
         """
         self._catch_up(at)
         state = self.state
@@ -220,6 +222,8 @@ class Engine:
             definition_changes.redefine(state, m, old)
         if paused != m.paused:
             definition_changes.pause(state, m) if paused else definition_changes.resume(state, m)
+        if paused and drop:
+            definition_changes.drop(state, m)
         state.update_status(m)
         state.open_for(m)
         if old.depends_on != definition.depends_on:

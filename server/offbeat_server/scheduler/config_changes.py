@@ -148,6 +148,7 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
             now.slug,
             load_definition(now.definition),
             paused=now.paused,
+            drop=now.drop,
             snoozed_until=now.snoozed_until,
             rev=change.rev,
             name=now.name,

@@ -59,11 +59,12 @@ class DeleteMonitor(NamedTuple):
 
 
 class PauseMonitor(NamedTuple):
-    """Pause monitoring, or resume it."""
+    """Pause monitoring, or resume it. `drop`: a pause also resolves the open incident and forgets awaited runs."""
 
     project_id: int
     slug: str
     paused: bool
+    drop: bool = False
 
 
 class SnoozeMonitor(NamedTuple):
@@ -160,7 +161,8 @@ async def delete_monitor(context: Context, command: DeleteMonitor, actor: str) -
 async def pause_monitor(context: Context, command: PauseMonitor, actor: str) -> None:
     """Pause monitoring until it is resumed, or resume it. Pings are recorded in any case. Raises NotFoundError."""
     kind = "pause" if command.paused else "resume"
-    await _alter(context, command.project_id, command.slug, actor, kind, paused=command.paused)
+    dropped = {"drop": True} if command.paused and command.drop else {}
+    await _alter(context, command.project_id, command.slug, actor, kind, paused=command.paused, **dropped)
 
 
 async def snooze_monitor(context: Context, command: SnoozeMonitor, actor: str) -> None:

@@ -45,8 +45,9 @@ class People:
         if "definition" in fields:
             read_definition(fields["definition"])
             fields["definition"] = orjson.dumps(fields["definition"]).decode()
+        dropped = {"drop": True} if fields.pop("drop", False) else {}
         vars(m).update(fields)
-        m.rev = self._record(kind, m.id, m.slug, before, _document(m))
+        m.rev = self._record(kind, m.id, m.slug, before, _document(m, **dropped))
 
     def delete(self, monitor_id: int) -> None:
         """A monitor is deleted."""
@@ -120,7 +121,9 @@ class People:
             if what < 0.35:
                 self.define(monitor_id, "monitor", definition=self._draw_definition(monitor_id))
             elif what < 0.6:
-                self.define(monitor_id, "resume" if m.paused else "pause", paused=not m.paused)
+                pauses = not m.paused
+                drop = pauses and rng.random() < 0.5
+                self.define(monitor_id, "pause" if pauses else "resume", paused=pauses, drop=drop)
             elif what < 0.7:
                 until = self._world.tables.log_time + int(rng.uniform(0.5, 4) * SECOND)
                 self.define(monitor_id, "snooze", snoozed_until=to_datetime(until))
@@ -250,12 +253,12 @@ class People:
         return window
 
 
-def _document(m: SimpleNamespace) -> bytes:
+def _document(m: SimpleNamespace, **more: Any) -> bytes:
     until = m.snoozed_until.isoformat() if m.snoozed_until else None
     document = {"slug": m.slug, "name": m.slug, "tags": [], "paused": m.paused, "snoozed_until": until}
     definition = orjson.loads(m.definition)
     newer = {field: definition.pop(field) for field in NEWER_FIELDS if field in definition}
-    return orjson.dumps(document | {"definition": definition, "newer_fields": newer})
+    return orjson.dumps(document | {"definition": definition, "newer_fields": newer} | more)
 
 
 def _window(window: SimpleNamespace) -> bytes:

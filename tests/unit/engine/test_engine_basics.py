@@ -399,7 +399,7 @@ def test_pause_and_resume_give_one_period_and_grace(scene: Scene) -> None:
     scene.ping(0)
     scene.tick(100)
     assert scene.status() == "down"
-    scene.monitor(when=101, every="1m", grace="10s", paused=True)
+    scene.monitor(when=101, every="1m", grace="10s", paused=True, drop=True)
     assert scene.status() == "paused"
     scene.monitor(when=1000, every="1m", grace="10s")
     scene.tick(1069)

@@ -483,17 +483,21 @@ def test_a_pause_follows_the_runs_and_evaluates_nothing(scene: Scene) -> None:
     scene.ping(1, "start", run="b")
     scene.monitor(when=10, max_runtime="1m", paused=True)
     scene.ping(20, "fail", run="a")
+    scene.tick(499)
+    assert scene.runs()[1].verdict == "failed" and scene.incidents()[1].run == "a" and scene.alerts() == []
     scene.monitor(when=500, max_runtime="1m", grace="10s")
-    assert scene.runs()[1].verdict == "failed" and not scene.incidents()
+    assert scene.alerts() == ["opened"]
     scene.tick(510)
-    assert scene.incidents()[1].run == "b"
+    assert {cause.get("run") for cause in scene.incidents()[1].causes} == {"a", "b"}
 
 
-def test_a_pause_resolves_an_alerted_incident(scene: Scene) -> None:
+def test_a_pause_that_drops_resolves_an_alerted_incident(scene: Scene) -> None:
     scene.monitor(every="1m", grace="10s")
     scene.ping(0)
     scene.tick(100)
     scene.monitor(when=101, every="1m", grace="10s", paused=True)
+    assert scene.alerts() == ["opened"]
+    scene.monitor(when=102, every="1m", grace="10s", paused=True, drop=True)
     assert scene.alerts() == ["opened", "resolved"]
     assert scene.effects(Alert)[1].facts["resolution"] == "paused"
 

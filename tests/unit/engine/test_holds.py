@@ -137,3 +137,24 @@ def test_the_hold_in_a_state_of_an_older_program_is_kept() -> None:
     state = Incident(1, 1_000).dump() | {"h": ["db", 5_000]}
     (hold,) = Incident.load(state).holds
     assert hold == {"kind": "dependency", "by": "db", "started_at": 1_000, "ends_at": 5_000}
+
+
+def test_a_pause_holds_until_the_resume(scene: Scene) -> None:
+    scene.monitor(paused=True)
+    scene.ping(10, "fail")
+    assert holds(scene) == [("pause", None, 10, None)]
+    scene.monitor(when=50)
+    assert holds(scene) == [("pause", None, 10, 50)]
+    (alert,) = scene.effects(Alert)
+    assert alert.facts["held_back"] == "40 s, by pause until 2026-01-05 00:00:50 UTC"
+
+
+def test_a_miss_is_held_for_one_more_period_after_a_pause(scene: Scene) -> None:
+    scene.monitor(every="1m", grace="10s", snoozed_until=80)
+    scene.ping(0)
+    scene.tick(75)
+    scene.monitor(when=76, every="1m", grace="10s", snoozed_until=80, paused=True)
+    scene.monitor(when=100, every="1m", grace="10s", snoozed_until=80)
+    assert holds(scene) == [("snooze", None, 70, 80), ("pause", None, 76, 170)]
+    scene.tick(170)
+    assert scene.alerts() == ["opened"]

@@ -152,7 +152,8 @@ def test_long_comments_are_cut_after_secrets_are_removed_and_the_names_of_runs_a
 )
 def test_a_resolution_says_how_the_incident_ended(resolution: str, how: str) -> None:
     alert = rendered("resolved", resolved_at="2026-11-24T03:05:00Z", resolution=resolution)
-    assert alert.lead.startswith(f"Back to normal after 1 h 35 min{how} It was: load was expected")
+    end = "Resolved" if resolution == "paused" else "Back to normal"
+    assert alert.lead.startswith(f"{end} after 1 h 35 min{how} It was: load was expected")
 
 
 def test_a_reminder_says_since_when() -> None:

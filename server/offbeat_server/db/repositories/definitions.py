@@ -99,7 +99,10 @@ async def has_monitors(connection: Connection, project_id: int, count: int) -> b
 async def alter_monitor(
     connection: Connection, project_id: int, slug: str, actor: str, kind: str, **fields: Any
 ) -> Change | None:
-    """Set `paused` or `snoozed_until` (a datetime or None) of one monitor; None when there is no such monitor."""
+    """Set `paused` or `snoozed_until` (a datetime or None) of one monitor; None when there is no such monitor.
+
+    `drop` of a pause is in the change alone: the scheduler acts on it once.
+    """
     row = await connection.fetchrow(_SQL["by_slug"], [project_id], [slug])
     if row is None:
         return None

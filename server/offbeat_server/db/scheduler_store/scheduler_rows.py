@@ -98,7 +98,7 @@ async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> No
 
 
 class Defined(NamedTuple):
-    """A monitor as a change has it; `definition` is JSON text, for `load_definition`."""
+    """A monitor as a change has it; `definition` is JSON text, for `load_definition`. `drop`: of a pause alone."""
 
     slug: str
     name: str
@@ -106,6 +106,7 @@ class Defined(NamedTuple):
     paused: bool
     snoozed_until: Micros | None
     definition: str
+    drop: bool
 
 
 def read_defined(text: str) -> Defined:
@@ -119,6 +120,7 @@ def read_defined(text: str) -> Defined:
         document.get("paused", False),
         _read_instant(document.get("snoozed_until")),
         definition,
+        document.get("drop", False),
     )
 
 

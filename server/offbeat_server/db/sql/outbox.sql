@@ -719,7 +719,7 @@ select project_id, definition from windows
 
 -- name: firing
 -- The alerts that an Alertmanager should hold: every open incident of which this channel ($1) has received an alert, by
--- its last alert. An alert that was never tried (the present attempt aside) is not repeated: if its incident resolves
+-- its last alert; none of a paused monitor. An alert that was never tried (the present attempt aside) is not repeated: if its incident resolves
 -- first, no end would be sent. In pages of $3 by monitor, after $2.
 select i.monitor_id, a.id, a.incident, a.kind,
        -- include: as_it_stands
@@ -736,6 +736,7 @@ select i.monitor_id, a.id, a.incident, a.kind,
     order by l.ordinal desc, l.round desc
     limit 1) as a
  where i.resolved_at is null and i.monitor_id > $2
+   and not exists (select from monitors m where m.id = i.monitor_id and m.paused)
  order by i.monitor_id
  limit $3
 

@@ -12,14 +12,14 @@ select m.id, m.rev, m.paused, s.status, s.at as state_at,
   left join incidents i on i.monitor_id = m.id and i.resolved_at is null
 
 -- name: trouble
--- The open incidents: first those that are not acknowledged, then those that another incident explains, the newest first.
+-- The open incidents of monitors that are not paused: first those that are not acknowledged, then those that another incident explains, the newest first.
 select i.monitor_id, i.number, i.opened_at, i.cause, i.reason, i.run, i.stage, i.acknowledged_at, i.acknowledged_by,
        m.slug as monitor, m.name, m.project_id, p.slug as project, m.snoozed_until,
        (select u.slug from monitors u where u.id = i.suppressed_by) as suppressed_by
   from incidents i
   join monitors m on m.id = i.monitor_id
   join projects p on p.id = m.project_id
- where i.resolved_at is null and ($1::integer is null or i.project_id = $1)
+ where i.resolved_at is null and not m.paused and ($1::integer is null or i.project_id = $1)
    and ($3::text[] is null or m.tags @> $3)
    and ($4::text is null or strpos(lower(m.slug || ' ' || m.name), lower($4)) > 0)
  order by i.acknowledged_at is not null, i.suppressed_by is not null, i.opened_at desc, i.monitor_id
@@ -28,14 +28,15 @@ select i.monitor_id, i.number, i.opened_at, i.cause, i.reason, i.run, i.stage, i
 -- name: trouble_count
 -- Counted up to that number only: in a storm no reader needs the exact number each second.
 select count(*) from (
-  select from incidents i where i.resolved_at is null and ($1::integer is null or i.project_id = $1) limit $2) as open
+  select from incidents i join monitors m on m.id = i.monitor_id
+   where i.resolved_at is null and not m.paused and ($1::integer is null or i.project_id = $1) limit $2) as open
 
 -- name: trouble_matching
 -- The same of those that a filter of the overview lets through.
 select count(*) from (
   select from incidents i
     join monitors m on m.id = i.monitor_id
-   where i.resolved_at is null and ($1::integer is null or i.project_id = $1)
+   where i.resolved_at is null and not m.paused and ($1::integer is null or i.project_id = $1)
      and ($3::text[] is null or m.tags @> $3)
      and ($4::text is null or strpos(lower(m.slug || ' ' || m.name), lower($4)) > 0)
    limit $2) as open

@@ -100,6 +100,7 @@ class HoldKind(StrEnum):
     DEPENDENCY = "dependency"
     MAINTENANCE = "maintenance"
     SNOOZE = "snooze"
+    PAUSE = "pause"
 
 
 class AlertKind(StrEnum):

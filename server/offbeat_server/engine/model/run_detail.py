@@ -144,7 +144,8 @@ class HoldDetail(TypedDict, Generic[At]):
         HoldKind,
         field(
             "`dependency`: a monitor that this one depends on has an open incident, has just recovered, or has not "
-            "been evaluated yet. `maintenance`: a maintenance window. `snooze`: a person snoozed the monitor.",
+            "been evaluated yet. `maintenance`: a maintenance window. `snooze`, `pause`: a person snoozed "
+            "or paused the monitor.",
             "dependency",
         ),
     ]
@@ -156,7 +157,7 @@ class HoldDetail(TypedDict, Generic[At]):
         At | None,
         field(
             "The instant up to which it holds the alert back: in the future while it does. Null: until the incident of "
-            "that monitor is resolved.",
+            "that monitor is resolved, or the monitor is resumed.",
             "2026-11-24T06:00:00Z",
         ),
     ]

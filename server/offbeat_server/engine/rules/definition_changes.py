@@ -17,10 +17,11 @@ from offbeat_server.engine.model.run import Limit, Run, tasks_of
 from offbeat_server.engine.rules import notifications, reasons
 from offbeat_server.engine.rules.completeness import requires_more
 from offbeat_server.engine.rules.fleets import forget_silent
+from offbeat_server.engine.rules.holds import extend_pause, update_holds
 from offbeat_server.engine.rules.incidents import clear, drop_unreported, resolve
 from offbeat_server.engine.rules.run_steps import drop_fault, end_if_complete, end_stage, set_fault
 from offbeat_server.engine.rules.runs import close_run
-from offbeat_server.engine.schedule.due_times import due_after, due_from, due_when_edited
+from offbeat_server.engine.schedule.due_times import due_after, due_from, due_when_edited, end_of_grace_period
 
 _SCHEDULE = ("every", "cron", "oncalendar")
 _LIMITS = ("max_runtime", "quiet_for", "stall_for", "stages", "tasks", "count_outages")
@@ -61,8 +62,15 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
 
 
 def pause(state: EngineState, m: Monitor) -> None:
-    """Stop to evaluate the monitor; its pings still move its due time."""
+    """Stop to evaluate the monitor; its pings still move its due time. Its open incident explains no other one now."""
     m.paused = True
+    if m.incident is not None:
+        notifications.release_held(state, m)
+    state.update_status(m)
+
+
+def drop(state: EngineState, m: Monitor) -> None:
+    """Forget the open incident and the awaited runs of a paused monitor."""
     resolve(state, m, Resolution.PAUSED)
     drop_unreported(state, m)
     m.streak = 0
@@ -74,7 +82,18 @@ def resume(state: EngineState, m: Monitor) -> None:
     """Evaluate the monitor again, by the pings from now on."""
     m.paused = False
     m.excused = 0
+    if m.awaited:
+        m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
     start_over(state, m)
+    if m.awaited and (m.last_ping_at is not None or m.definition.first_within is None):
+        m.due = min(m.awaited.values())
+    if (incident := m.current_incident) is not None:
+        at = state.notify_at(m, incident)
+        if at is not None and at <= state.now and not incident.tells_explicit_failure:
+            incident.announce_at = end_of_grace_period(m.definition, state.now)
+            extend_pause(incident, incident.announce_at)
+            state.record_incident(m, incident)
+        update_holds(state, m, incident)
     if m.fleet is not None and (members := m.definition.members) is not None:
         m.fleet.put_off(state.now + members.every + members.grace)
     if m.runs is not None:
@@ -138,7 +157,7 @@ def update_suppression(state: EngineState, monitor_ids: Iterable[int]) -> None:
         if m is None or incident is None or incident.announced or (up_id := incident.suppressed_by) is None:
             continue
         up = state.monitors.get(up_id)
-        if up is None or up.incident is None or up not in state.upstreams(m):
+        if up is None or up.incident is None or up.paused or up not in state.upstreams(m):
             notifications.release_held_by(state, m, up_id, state.now)
 
 

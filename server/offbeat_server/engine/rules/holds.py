@@ -28,12 +28,16 @@ def update_holds(state: EngineState, m: Monitor, incident: Incident) -> None:
         present = _by_key(hold(*each) for each in state.mutes(m, incident))
     else:
         return
+    if m.paused:
+        present[HoldKind.PAUSE, None] = hold(HoldKind.PAUSE, None, now, None)
     holds, recent = _reported(incident)
     for old in recent:
         start, end = old["started_at"], old["ends_at"]
         if (new := present.pop(_key(old), None)) is not None:
             start, end = min(start, new["started_at"]), new["ends_at"]
-        elif planned is not None and start >= planned:  # a snooze or a window that was there and no longer is
+        elif (planned is not None and start >= planned) or (
+            old["kind"] == HoldKind.PAUSE and end is None
+        ):  # a snooze or a window that was there and no longer is
             end = now if end is None else min(end, now)
         else:  # a wait that has its end in the plan
             plan_end = now if planned is None else max(now, planned)
@@ -45,6 +49,14 @@ def update_holds(state: EngineState, m: Monitor, incident: Incident) -> None:
     if holds != incident.holds:
         incident.holds = holds[-HOLDS_MAX:]
         state.record_incident(m, incident)
+
+
+def extend_pause(incident: Incident, until: Micros) -> None:
+    """After a pause, the alert about a missing ping has to wait until then."""
+    incident.holds = [
+        {**each, "ends_at": until} if each["kind"] == HoldKind.PAUSE and each["ends_at"] is None else each
+        for each in incident.holds
+    ]
 
 
 def end_holds(state: EngineState, incident: Incident) -> list[HoldDetail[Micros]]:

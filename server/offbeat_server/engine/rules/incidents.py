@@ -24,7 +24,7 @@ def record_failure(
 
     `is_known`: a person has said so, and gets no alert about this run.
     """
-    if m.paused:
+    if m.paused and cause.kind in EXPECTED:
         return
     if run is not None:
         counts, run.counted = counts and not run.counted, True

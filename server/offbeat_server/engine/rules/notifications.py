@@ -82,7 +82,7 @@ def notify_if_due(state: EngineState, m: Monitor) -> None:
     if incident is None:
         return
     at = state.notify_at(m, incident)
-    if at is None or at > state.now:
+    if m.paused or at is None or at > state.now:
         update_holds(state, m, incident)
         return
     incident.announce_at = None
@@ -127,7 +127,7 @@ def notify_recovery(state: EngineState, m: Monitor, incident: Incident, how: Res
 
 
 def release_held(state: EngineState, m: Monitor) -> None:
-    """A monitor has recovered: at the end of this instant those it explained get one period and grace of their own."""
+    """A monitor has recovered or is paused: at the end of this instant it no longer explains other incidents."""
     if state.dependents.get((m.project_id, m.slug)):
         state.releases.append((m.id, state.now, state.downstreams(m)))
         state.deadlines.push(state.now, RELEASES)
@@ -180,7 +180,7 @@ def repair(state: EngineState, m: Monitor) -> None:
     if incident is None or incident.announced or incident.suppressed_by is None or incident.announce_at is not None:
         return
     up = state.monitors.get(incident.suppressed_by)
-    if up is None or up.incident is None:
+    if up is None or up.incident is None or up.paused:
         release_held_by(state, m, incident.suppressed_by, up.since if up is not None else state.now)
 
 

@@ -29,7 +29,8 @@ def window_starts(state: EngineState, m: Monitor, now: Micros, active_since: Mic
         2 * definition.grace, definition.first_within or 0
     )
     if m.awaited and definition.after is not None:
-        yield min(m.awaited.values()) - definition.after.within
+        first = min(m.awaited.values())
+        yield (max(first, now) if m.paused else first) - definition.after.within  # a resume moves those that are past
     for run in list(m.runs.open.values()) if m.runs is not None else ():
         yield from _run_starts(state, m, run, now, active_since)
     if m.fleet is not None:

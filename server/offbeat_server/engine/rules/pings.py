@@ -7,7 +7,7 @@ an incident does not end and begin again within it.
 
 from offbeat_server.engine.decisions import MonitorResumed
 from offbeat_server.engine.engine_state import EngineState
-from offbeat_server.engine.model.enums import CauseKind, Verdict
+from offbeat_server.engine.model.enums import CauseKind, Resolution, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, repeat_key
 from offbeat_server.engine.model.run import Run
@@ -15,7 +15,7 @@ from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, End
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.definition_changes import resume
 from offbeat_server.engine.rules.fleets import apply_member_ping
-from offbeat_server.engine.rules.incidents import record_failure, record_success
+from offbeat_server.engine.rules.incidents import record_failure, record_success, resolve
 from offbeat_server.engine.rules.run_steps import apply_step_ping, apply_total
 from offbeat_server.engine.rules.runs import ANY_SUCCESS_DIALECTS, apply_run_ping, finish, open_run, revise, runs_of
 from offbeat_server.engine.rules.schedule_state import (
@@ -40,6 +40,8 @@ def apply_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
     ping = entry.ping
     if m.paused and _resumes(m, ping):
         resume(state, m)
+        if ping.signal == "fail" and m.incident is not None and m.incident.announced:
+            resolve(state, m, Resolution.PAUSED)  # these services notify of a failure after a pause
         state.open_for(m).resumed = MonitorResumed(state.now)
     if m.definition.members is not None:
         apply_member_ping(state, m, ping)

@@ -39,6 +39,7 @@ _HOLDS = {
     HoldKind.DEPENDENCY: "dependency",
     HoldKind.MAINTENANCE: "maintenance window",
     HoldKind.SNOOZE: "snooze",
+    HoldKind.PAUSE: "pause",
 }
 
 

@@ -258,7 +258,8 @@ def _resolution(facts: AlertFacts, reason: str) -> str:
     how = _text(facts.get("resolution"), LEAD_CHARS_MAX)
     how = _RESOLUTIONS.get(how, how)
     more = f": {how}." if how else "."
-    return f"Back to normal{lasted}{more}" + (f" It was: {reason}" if reason else "")
+    end = "Resolved" if facts.get("resolution") == Resolution.PAUSED else "Back to normal"
+    return f"{end}{lasted}{more}" + (f" It was: {reason}" if reason else "")
 
 
 def _acknowledgement(facts: AlertFacts, zone: tzinfo) -> str:

@@ -69,9 +69,12 @@ async def get_monitors(call: Call[None, requests.MonitorsQuery]) -> ApiReply:
     return ApiReply({"items": [write.write(row, seen) for row, seen in page.rows], "next_cursor": page.next_cursor})
 
 
-async def pause(call: Call[None, requests.InProject]) -> ApiReply:
-    """Pause monitoring until it is resumed. Pings are still recorded."""
-    return await _pause(call, paused=True)
+async def pause(call: Call[requests.Pause, requests.InProject]) -> ApiReply:
+    """Pause monitoring until it is resumed. Pings are still recorded, and the open incident stays open.
+
+    No alert is sent before the resume, except the end of an incident. Failures until then are reported at the resume.
+    """
+    return await _pause(call, paused=True, drop=call.body.drop)
 
 
 async def resume(call: Call[None, requests.InProject]) -> ApiReply:
@@ -103,9 +106,9 @@ async def _monitor(call: Call[Any, Any], project: ProjectRef, slug: str, created
     return ApiReply(answer, 201 if created else 200, tag_of_rev(answer["rev"]))
 
 
-async def _pause(call: Call[None, requests.InProject], paused: bool) -> ApiReply:
+async def _pause(call: Call[Any, requests.InProject], paused: bool, drop: bool = False) -> ApiReply:
     slug, project = slug_in(call), await project_of(call, call.query.project)
-    await monitors.pause_monitor(call.context, monitors.PauseMonitor(project.id, slug, paused), call.actor)
+    await monitors.pause_monitor(call.context, monitors.PauseMonitor(project.id, slug, paused, drop), call.actor)
     return await _monitor(call, project, slug)
 
 
@@ -137,7 +140,7 @@ ROUTES = [
         headers=("If-Match", "If-None-Match"),
     ),
     Route("DELETE", "/monitors/{slug}", delete_monitor, None, "write", None, _IN, (204,), headers=("If-Match",)),
-    Route("POST", "/monitors/{slug}/pause", pause, _ONE, "write", None, _IN),
+    Route("POST", "/monitors/{slug}/pause", pause, _ONE, "write", requests.Pause, _IN, body_required=False),
     Route("POST", "/monitors/{slug}/resume", resume, _ONE, "write", None, _IN),
     Route("POST", "/monitors/{slug}/snooze", snooze, _ONE, "write", requests.Snooze, _IN, body_required=False),
     Route("POST", "/monitors/{slug}/ping", ping, None, "ping", requests.PingBody, _IN, (204,), body_required=False),

@@ -35,6 +35,14 @@ class NewSecretBody(InputDocument):
     )
 
 
+class Pause(InputDocument):
+    """How a monitor is paused."""
+
+    drop: bool = Field(
+        False, description="Also resolve the open incident, and forget runs for which the monitor expects a ping."
+    )
+
+
 class Snooze(InputDocument):
     """How long alerts are held back. If both fields are None, the snooze ends."""
 

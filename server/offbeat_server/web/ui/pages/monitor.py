@@ -235,7 +235,8 @@ def _given(**values: str | None) -> dict[str, str]:
 async def pause(visit: Visit) -> web.StreamResponse:
     """Pause or resume, as the button says."""
     project_id, slug = await _address(visit)
-    command = monitors.PauseMonitor(project_id, slug, paused=not visit.form_field("resume"))
+    drop = visit.form_field("drop") == "yes"
+    command = monitors.PauseMonitor(project_id, slug, paused=not visit.form_field("resume"), drop=drop)
     await monitors.pause_monitor(visit.context, command, visit.actor)
     return _back(visit)
 
