@@ -197,6 +197,7 @@ create table pings (
   source      inet,
   dialect     text,                          -- null: native
   wide_exit_code bigint,                     -- an exit code that does not fit into exit_code, which is null then
+  options     jsonb,                         -- for, backfill, attempt, execution: what few pings say; null: nothing
   primary key (writer, seq, at)              -- the position in the log, and the guard against writing a batch twice
 ) partition by range (at);
 create index pings_monitor on pings (monitor_id, at);
@@ -312,9 +313,14 @@ create table runs (
   reason       text,
   detail       jsonb not null default '{}',  -- stages, tasks, progress
   wide_exit_code bigint,                     -- as in pings
+  business_date text,                        -- the occurrence that it serves; null: none
+  backfill     boolean not null default false, -- it makes up for an earlier occurrence
+  attempt      integer,                      -- as the client numbers it
+  execution    text,                         -- the id of the process, pod or job that started it, as the client sent it
   primary key (monitor_id, number)
 ) with (fillfactor = 85);
 create index runs_open on runs (monitor_id) where finished_at is null;
+create index runs_business_date on runs (monitor_id, business_date, number) where business_date is not null;
 create index runs_finished on runs (finished_at) where finished_at is not null;
 
 create table incidents (

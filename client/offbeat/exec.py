@@ -29,6 +29,7 @@ SIGNALS = ("start", "success", "fail", "log", "progress", "skip", "leave")
 # The server keeps this much of a message; sending more would only make it cut a second time.
 MESSAGE_HEAD_BYTES, MESSAGE_TAIL_BYTES = 2_000, 8_000
 RUN_CHARS_MAX, STAGE_CHARS_MAX, TASK_CHARS_MAX = 255, 100, 255
+BUSINESS_DATE_CHARS_MAX, EXECUTION_CHARS_MAX = 100, 255
 
 EXEC_WAIT_S = 5.0  # after the job's end, for pings that are not delivered yet
 PING_WAIT_S = 10.0
@@ -68,6 +69,10 @@ Options:
   --stage NAME        Report a stage of the run instead of the run itself.
   --task NAME         Report a task of the run.
   --member NAME       Report a member of a fleet, such as "$(hostname)"; a fleet's monitor needs this.
+  --for DATE          The business date of the run: a date, a date and time, or any other label.
+  --backfill          The run makes up for an earlier date; the schedule does not wait for it.
+  --attempt N         Which attempt at its business date the run is, from 1.
+  --execution ID      The id of the process, pod or job that runs COMMAND.
   --alive SECONDS     Send a `log` ping every SECONDS (at least 1) as a keep-alive.
   --wait SECONDS      After COMMAND has ended, wait at most this long for pings that are not delivered yet; SIGTERM
                       ends the wait. Default: {EXEC_WAIT_S:g}.
@@ -89,6 +94,10 @@ Options:
   --stage NAME        The stage.
   --task NAME         The task.
   --member NAME       The member of a fleet, such as "$(hostname)".
+  --for DATE          The business date of the run: a date, a date and time, or any other label.
+  --backfill          The run makes up for an earlier date; the schedule does not wait for it.
+  --attempt N         Which attempt at its business date the run is, from 1.
+  --execution ID      The id of the process, pod or job that sends the ping.
   --done N            Progress: this much of the work is done.
   --total N           Progress: the whole amount of work; with a start, the number of tasks.
   --duration SECONDS  Duration of the run, stage or task.
@@ -101,11 +110,15 @@ Options:
   -h, --help          Show this text.
 """
 
-_EXEC_TEXTS = ("--run", "--stage", "--task", "--member", "--url", "--api-key", "--data-dir")
-_EXEC_NUMBERS = ("--alive", "--wait")
-_EXEC_FLAGS = ("--output", "--no-output", "--die-with-wrapper")
+_EXEC_TEXTS = (
+    *("--run", "--stage", "--task", "--member", "--for", "--execution"),
+    *("--url", "--api-key", "--data-dir"),
+)
+_EXEC_NUMBERS = ("--alive", "--wait", "--attempt")
+_EXEC_FLAGS = ("--output", "--no-output", "--die-with-wrapper", "--backfill")
 _PING_TEXTS = (*_EXEC_TEXTS, "--message", "--slug")
-_PING_NUMBERS = ("--done", "--total", "--duration", "--wait")
+_PING_NUMBERS = ("--done", "--total", "--duration", "--wait", "--attempt")
+_PING_FLAGS = ("--backfill",)
 
 
 def main() -> NoReturn:
@@ -1031,6 +1044,7 @@ class Wrapped:
             "run": self.run,
             "stage": fitted(stage, STAGE_CHARS_MAX) if stage else None,
             "task": fitted(task, TASK_CHARS_MAX) if task else None,
+            **_options_of_run(options),
         }
         self.outputs: dict[int, Output] = {}
         self.started_at = 0.0
@@ -1166,6 +1180,17 @@ def run_of(command_line: CommandLine, environment: dict[bytes, bytes]) -> tuple[
     return fitted(inherited, RUN_CHARS_MAX) or _new_id(), ",".join(key for key in keys if key)
 
 
+def _options_of_run(options: Options) -> dict[str, str | None]:
+    """Which date, attempt and execution the run is, as the server takes it."""
+    date, execution = options.text("--for"), options.text("--execution")
+    return {
+        "for": fitted(date, BUSINESS_DATE_CHARS_MAX) if date else None,
+        "backfill": "1" if "--backfill" in options.given else None,
+        "attempt": f"{options.amounts['--attempt']:.0f}" if "--attempt" in options.amounts else None,
+        "execution": fitted(execution, EXECUTION_CHARS_MAX) if execution else None,
+    }
+
+
 def _digest_of(key: str) -> str:
     """Of a key, however it is spelled: alone or as the end of a ping URL."""
     import zlib
@@ -1190,7 +1215,7 @@ def _exit_code_of(error: OSError) -> int:
 
 def run_ping(arguments: list[str], environment: dict[bytes, bytes]) -> int:
     """`offbeat ping`: 0 accepted, 1 not accepted, 2 wrong usage."""
-    options, rest = Options(_PING_TEXTS, _PING_NUMBERS, ()), list[str]()
+    options, rest = Options(_PING_TEXTS, _PING_NUMBERS, _PING_FLAGS), list[str]()
     try:
         while arguments:
             arguments = options.read(arguments)
@@ -1244,6 +1269,7 @@ def _fields(options: Options, environment: dict[bytes, bytes]) -> dict[str, str 
         "run": fitted(run, RUN_CHARS_MAX) if run else None,
         "stage": fitted(stage, STAGE_CHARS_MAX) if stage else None,
         "task": fitted(task, TASK_CHARS_MAX) if task else None,
+        **_options_of_run(options),
         **{name: options.text(f"--{name}") for name in ("done", "total", "duration")},
     }
 

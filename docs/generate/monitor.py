@@ -12,6 +12,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Runs": (
         *("max_runtime", "min_runtime", "quiet_for", "stall_for", "overlap", "stages", "tasks", "complete", "at_most"),
     ),
+    "Business dates": ("run_date", "business_date_offset", "recover_by"),
     "Alerts": (
         *("fail_after", "recover_after", "depends_on", "dependency_wait", "count_outages", "strict", "channels"),
         "remind_every",

@@ -38,6 +38,10 @@ NATIVE = {
     "total": "A whole number from 0: the whole of `done`. Without `done`: the number of tasks, 0 if there is nothing to do.",
     "duration": "The duration of the job: seconds, `1h30m`, `1,5`, `00:01:30` or `PT90S`.",
     "message": "Text. Any other JSON value is kept as JSON.",
+    "for": "The business date of the run: a date, a date and time, or any other label of at most 100 characters.",
+    "backfill": "`1`: the run makes up for an earlier date. The schedule does not wait for it.",
+    "attempt": "Which attempt at its business date the run is: a whole number from 1.",
+    "execution": "An id of the process, pod or job that sends the ping, so that two starts of one run are two attempts.",
 }
 CRONITOR = {
     "state": "The signal: `run` is `start`; `complete`, `ok`, `tick` and none are `success`; `fail` is `fail`; `logs` is "
@@ -108,6 +112,7 @@ NATIVE_EXAMPLES = (
     Example("/api/v1/heartbeat/KEY?jobStatus=FAILED&rc=2"),
     Example("/api/v1/heartbeat/KEY", "POST", '{"status": "ok", "duration": "1m30s"}', "application/json"),
     Example("/api/v1/heartbeat/KEY", "POST", '{"result": {"error": "timeout"}}', "application/json"),
+    Example("/api/v1/heartbeat/KEY/start?for=2026-11-23&backfill=1&attempt=2"),
     Example("/api/v1/heartbeat/KEY?duration=soon"),
     Example("/api/v1/heartbeat/KEY?status=perhaps"),
 )
@@ -356,8 +361,9 @@ def _shown(parsed: ParsedPing) -> str:
     parts = [f"`{ping.signal}`"]
     if not isinstance(parsed.address, KeyAddress):
         parts.append(f"monitor `{parsed.address.slug}`")
-    for field in ("run", "stage", "task", "done", "total", "exit_code", "duration", "message"):
-        value = getattr(ping, field)
+    fields = ("run", "stage", "task", "done", "total", "exit_code", "duration", "message")
+    values = {field: getattr(ping, field) for field in fields} | (ping.options.dump() if ping.options else {})
+    for field, value in values.items():
         if value is not None:
             parts.append(f"{field.replace('_', ' ')} `{str(value).replace(UUID, '{uuid}')}`")
     parts += [f"{'changed' if note.changed else 'ignored'} {note.field}: {note.reason}" for note in parsed.notes]

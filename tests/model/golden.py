@@ -21,7 +21,7 @@ from offbeat_server.engine.decisions import Alert, RunChanged
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.monitor import Monitor
-from offbeat_server.engine.model.ping import SIGNALS, Ping
+from offbeat_server.engine.model.ping import SIGNALS, Ping, PingOptions
 from offbeat_server.engine.schedule.due_times import status_at
 from offbeat_server.engine.schedule.durations import read_duration
 from offbeat_server.engine.schedule.maintenance_windows import read_window
@@ -250,12 +250,16 @@ def _ping_of(value: dict[str, str]) -> tuple[Ping, int, bytes | None]:
     writer = int(fields.pop("writer", 1))
     client = fields.pop("client", None)
     fields["dialect"] = fields.pop("protocol", None)
+    sent = {name: fields.pop(name) for name in ("for", "backfill", "attempt", "execution") if name in fields}
+    if sent:
+        attempt = int(sent["attempt"]) if "attempt" in sent else None
+        fields["options"] = PingOptions(sent.get("for"), "backfill" in sent, attempt, sent.get("execution"))
     for name in ("done", "total", "exit_code"):
         if name in fields:
             fields[name] = int(fields[name])
     if "duration" in fields:
         fields["duration"] = read_duration(fields["duration"]) / SECOND
-    return Ping(**fields), writer, client.encode() if client else None
+    return Ping(**fields), writer, client.encode().ljust(4) if client else None
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -549,6 +553,7 @@ class ModelRun:
         for alert in self.model.alerts:
             key = (slugs[alert.monitor], alert.incident, alert.ordinal)
             outcome.alerts[key] = (alert.kind, alert.at - begin)
+            outcome.facts[key] = {"business_date": alert.date}
 
 
 def provisional_verdict(m: reference.Monitor, run: reference.Run) -> str | None:

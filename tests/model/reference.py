@@ -6,16 +6,23 @@ reading of definitions. Slow, and meant to be.
 """
 
 import math
-from collections.abc import Iterator
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.model.definition import Definition, Tasks
 from offbeat_server.engine.model.ping import Ping
 
 S = 1_000_000
+DAY = 86_400 * S
 RUNTIME_DEFAULT = 24 * 3600 * S
 SATISFYING = ("start", "success", "fail", "skip")
 RANK = {
@@ -36,6 +43,17 @@ OUTCOMES = {"success": "done", "fail": "failed", "skip": "skipped"}
 # ------------------------------------------------------------------------------------------------- what is remembered
 
 
+class Dated(NamedTuple):
+    """The business date of a run or heartbeat, and whether its client named that date."""
+
+    date: str | None = None
+    named: bool = False
+    backfill: bool = False
+
+
+NO_DATE = Dated()
+
+
 @dataclass
 class Cause:
     """A cause that is held. `of` is the stage, awaited run or member."""
@@ -48,6 +66,12 @@ class Cause:
     met_at: Micros = 0
     consecutive_successes: int = 0
     shortfall: float = 0  # members
+    date: str | None = None
+    named: bool = False  # the client named that date
+
+    def is_same(self, other: "Cause") -> bool:
+        """Each missed occurrence is a cause of its own."""
+        return self.key == other.key and (self.kind != "missed" or self.date == other.date)
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -69,6 +93,7 @@ class Incident:
     notified_shortfall: float = 0
     notified_runs: set[int] = field(default_factory=set)
     known_runs: set[int] = field(default_factory=set)
+    notified_dates: set[str | None] = field(default_factory=set)
     alerts: int = 0
     kept: bool = False  # an explicit failure closed that no alert has reported
     unreported: bool = False  # it is over, and its alert is still to come
@@ -108,6 +133,10 @@ class Run:
     overdue: bool = False  # hung by a deadline, and not only by a silence or a stall
     unknown: bool = False
     duration: Micros | None = None
+    dated: Dated = NO_DATE
+    execution: str | None = None  # of the ping that opened it
+    client: bytes | None = None  # the address of its first start
+    superseded: bool = False
 
 
 @dataclass
@@ -232,28 +261,129 @@ class Alert:
     ordinal: int
     kind: str
     at: Micros
+    date: str | None  # of the cause that it is about
 
 
 # ----------------------------------------------------------------------------------------------------------- calendars
 
 
-def minutes_of(d: Definition) -> list[int] | None:
-    """The minutes of each hour of `m,m * * * *` or `*/m * * * *`; the model knows no other calendars, and UTC alone."""
-    if d.cron is None:
+def _values(text: str, limit: int) -> list[int]:
+    if text == "*" or text.startswith("*/"):
+        return list(range(0, limit, int(text[2:] or 1)))
+    return sorted(int(each) for each in text.split(","))
+
+
+@lru_cache(maxsize=10_000)
+def _slots_around(cron: str, timezone: str, day: int) -> list[Micros]:
+    """The slots of the local days around a day in UTC. The model knows no changes of the clock."""
+    minutes, hours, *rest = cron.split()
+    assert rest == ["*", "*", "*"]
+    zone, first = ZoneInfo(timezone), datetime.fromtimestamp(day * 86_400, UTC)
+    return [
+        round(datetime(at.year, at.month, at.day, hour, minute, tzinfo=zone).timestamp()) * S
+        for at in (first + timedelta(days=extra) for extra in range(-3, 4))
+        for hour in _values(hours, 24)
+        for minute in _values(minutes, 60)
+    ]
+
+
+def _slots(d: Definition, at: Micros) -> list[Micros]:
+    assert d.cron is not None
+    return _slots_around(d.cron, d.timezone, at // DAY)
+
+
+def slot_after(d: Definition, at: Micros) -> Micros:
+    slots = _slots(d, at)
+    return slots[bisect_right(slots, at)]
+
+
+def slot_before(d: Definition, at: Micros) -> Micros:
+    """The last slot that is not later."""
+    slots = _slots(d, at)
+    return slots[bisect_right(slots, at) - 1]
+
+
+# ------------------------------------------------------------------------------------------------------ business dates
+
+_TIME = r"(?:[T_ ](\d\d)[:.]?(\d\d)(?:[:.]?(\d\d)(?:[.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?)?"
+_FOR = re.compile(r"(\d{4})-(\d\d)-(\d\d)" + _TIME, re.ASCII)
+_IN_RUN_ID = re.compile(r"(?<!\d)(?:(\d{4})-(\d\d)-(\d\d)|(\d{4})(\d\d)(\d\d))" + _TIME + r"(?!\d)", re.ASCII)
+
+
+def by_date_alone(d: Definition) -> bool:
+    slots = _slots(d, 0)
+    return min(later - slot for slot, later in pairwise(slots)) >= 20 * 3600 * S
+
+
+def _label(d: Definition, numbers: list[int], time: bool, zone: str | None) -> str | None:
+    """The business date of a year, month, day, hour, minute and second; None: there is no such date."""
+    local = ZoneInfo(d.timezone)
+    try:
+        offset = datetime.fromisoformat("2026-01-05T00:00" + zone.replace("Z", "+00:00")).tzinfo if zone else local
+        year, month, day, hour, minute, second = numbers
+        at = datetime(year, month, day, hour, minute, second, tzinfo=offset).astimezone(local).replace(tzinfo=None)
+    except (ValueError, OverflowError):
         return None
-    first = d.cron.split()[0]
-    return list(range(0, 60, int(first[2:]))) if first.startswith("*/") else sorted(int(m) for m in first.split(","))
+    if not time or (d.cron is not None and by_date_alone(d)):
+        return at.date().isoformat()
+    return at.isoformat(timespec="seconds" if at.second else "minutes")
 
 
-def slot_after(minutes: list[int], at: Micros) -> Micros:
-    hour = at // (3600 * S) * 3600 * S
-    slots = (hour + extra * 3600 * S + minute * 60 * S for extra in range(3) for minute in minutes)
-    return next(slot for slot in slots if slot > at)
+def date_of_slot(d: Definition, slot: Micros) -> str:
+    at = datetime.fromtimestamp(slot // S, ZoneInfo(d.timezone)).replace(tzinfo=None)
+    at += timedelta(days=d.business_date_offset)
+    if by_date_alone(d):
+        return at.date().isoformat()
+    return at.isoformat(timespec="seconds" if at.second else "minutes")
+
+
+def named_date(d: Definition, ping: Ping, now: Micros) -> str | None:
+    text = ping.options.business_date if ping.options is not None else None
+    if text is not None:
+        found = _FOR.fullmatch(text.strip())
+        return (_read(d, list(found.groups())) if found else None) or text
+    for year, groups in _dates_in(d, ping.run or ""):
+        if abs(year - datetime.fromtimestamp(now // S, UTC).year) <= 10 and (date := _read(d, groups)) is not None:
+            return date
+    return None
+
+
+def _dates_in(d: Definition, run: str) -> Iterator[tuple[int, list[str | None]]]:
+    """The dates in a run id, as year and groups of an expression, from left to right."""
+    if d.run_date == "auto":
+        for found in _IN_RUN_ID.finditer(run):
+            groups = [each for each in found.groups()[:6] if each is not None] + list(found.groups()[6:])
+            yield int(groups[0] or 0), groups
+    elif d.run_date != "none":
+        pattern = re.escape(d.run_date)
+        for code, digits in (("%Y", 4), ("%m", 2), ("%d", 2), ("%H", 2), ("%M", 2)):
+            pattern = pattern.replace(code, rf"(?P<{code[1]}>\d{{{digits}}})")
+        for found in re.finditer(rf"(?<!\d){pattern}(?!\d)", run, re.ASCII):
+            parts = found.groupdict()
+            yield int(parts["Y"]), [*(parts.get(each) for each in "YmdHM"), None, None]
+
+
+def _read(d: Definition, groups: list[str | None]) -> str | None:
+    return _label(d, [int(each or 0) for each in groups[:6]], groups[3] is not None, groups[6])
+
+
+def is_earlier(one: str | None, other: str | None) -> bool:
+    date = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?", re.ASCII)
+    if one is None or other is None or not date.fullmatch(one) or not date.fullmatch(other):
+        return False
+    both = min(len(one), len(other))
+    return one[:both] < other[:both]
 
 
 def _content(ping: Ping) -> tuple[Any, ...]:
     """The values that are equal for a ping that is sent again."""
-    return ping.signal, ping.run, ping.exit_code, ping.message
+    return ping.signal, ping.run, ping.exit_code, ping.message, ping.options
+
+
+def _is_of_another_execution(run: Run, ping: Ping) -> bool:
+    """Whether an id was sent by this execution and by the one that opened the run, and they are two."""
+    execution = ping.options.execution if ping.options is not None else None
+    return ping.run is not None and None not in (execution, run.execution) and execution != run.execution
 
 
 def is_scheduled(d: Definition) -> bool:
@@ -276,8 +406,8 @@ def expects_nothing(m: "Monitor") -> bool:
     return d.overlap == "allow" and all(each is None for each in others)
 
 
-def early(d: Definition, minutes: list[int], slot: Micros) -> Micros:
-    return min(d.grace, (slot_after(minutes, slot) - slot) // 2)
+def early(d: Definition, slot: Micros) -> Micros:
+    return min(d.grace, (slot_after(d, slot) - slot) // 2)
 
 
 def window_of(m: Monitor) -> tuple[Micros, Micros]:
@@ -286,25 +416,26 @@ def window_of(m: Monitor) -> tuple[Micros, Micros]:
         return due - (d.first_within or 0), due
     if d.every is not None:
         return due - min(d.grace, d.every // 2), due + d.grace
-    minutes = minutes_of(d)
-    assert minutes is not None
-    return due - early(d, minutes, due), due + d.grace
+    return due - early(d, due), due + d.grace
 
 
 def due_if_counts(d: Definition, due: Micros, at: Micros, silent: bool) -> Micros:
     """The due time after an event that counts at `at`, if `due` was due before (0: nothing)."""
     if d.every is not None:
         return at + d.every
-    minutes = minutes_of(d)
-    if minutes is None:
+    if d.cron is None:
         return 0
-    if silent or not due:
-        due = max(due, slot_after(minutes, at - d.grace - 1))
-    if at >= due:
-        return slot_after(minutes, at)
-    if due == slot_after(minutes, at) and due - at <= early(d, minutes, due):
-        return slot_after(minutes, due)
-    return due
+    due = expected_slot(d, due, at, silent)
+    return slot_after(d, max(due, at)) if is_present(d, due, at) else due
+
+
+def expected_slot(d: Definition, due: Micros, at: Micros, silent: bool) -> Micros:
+    return max(due, slot_after(d, at - d.grace - 1)) if silent or not due else due
+
+
+def is_present(d: Definition, due: Micros, at: Micros) -> bool:
+    """Whether a ping at `at` counts for the expected slot."""
+    return at >= due or (due == slot_after(d, at) and due - at <= early(d, due))
 
 
 def first_due_asked(d: Definition, wanted: Micros, before: Micros, now: Micros) -> Micros:
@@ -313,10 +444,9 @@ def first_due_asked(d: Definition, wanted: Micros, before: Micros, now: Micros) 
         if 0 < before < now:
             return max(wanted, before)
         return min([now + d.every, *([before] if before else [])])
-    minutes = minutes_of(d) or [0]
-    if wanted <= before < now and before in [slot_after(minutes, before - 1)]:
+    if wanted <= before < now and before == slot_after(d, before - 1):
         return before
-    return slot_after(minutes, now - 1)
+    return slot_after(d, now - 1)
 
 
 def period_and_grace(d: Definition, at: Micros) -> Micros:
@@ -326,8 +456,7 @@ def period_and_grace(d: Definition, at: Micros) -> Micros:
         return at + d.members.every + d.members.grace
     if d.after is not None:
         return at + d.after.within + d.grace
-    minutes = minutes_of(d)
-    return (slot_after(minutes, at) if minutes else at) + d.grace
+    return (slot_after(d, at) if d.cron is not None else at) + d.grace
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -691,15 +820,16 @@ class Model:
             if not m.last_ping_at:
                 m.due = deadline + (d.first_within or 0)
             else:
-                m.due = deadline + d.every if d.every is not None else slot_after(minutes_of(d) or [0], deadline)
+                m.due = deadline + d.every if d.every is not None else slot_after(d, deadline)
             return
-        self._miss(m, Cause("missed", 0, "", deadline, due))
+        date = date_of_slot(d, due) if d.cron is not None and m.last_ping_at else None
+        self._miss(m, Cause("missed", 0, "", deadline, due, date=date))
         if m.incident is not None and m.incident.holds(("missed", 0, "")):
             m.incident.silent = True
         elif not m.last_ping_at:
             m.due = deadline + (d.first_within or 0)
         else:
-            m.due = due + d.every if d.every is not None else slot_after(minutes_of(d) or [0], due)
+            m.due = due + d.every if d.every is not None else slot_after(d, due)
 
     def _excuse(self, m: Monitor, start: Micros, deadline: Micros, window: Micros) -> bool:
         if self._outage_time(m.d, start, deadline) * 2 <= window or m.excused >= 2:
@@ -785,12 +915,27 @@ class Model:
 
     # ---------------------------------------------------------------------------------------------------- incidents
 
-    def _meet(self, m: Monitor, cause: Cause, run: Run | None = None, counts: bool = True, known: bool = False) -> None:
+    def _meet(
+        self,
+        m: Monitor,
+        cause: Cause,
+        run: Run | None = None,
+        counts: bool = True,
+        known: bool = False,
+        dated: Dated | None = None,
+    ) -> None:
         if m.paused and not is_explicit(cause):
             return
         m.news = True
         cause.met_at = self.now
-        if run is not None:
+        if cause.number and run is not None:
+            dated = run.dated
+        alone = dated is not None and dated.backfill
+        if dated is not None:
+            cause.date, cause.named = dated.date, dated.named
+        if alone:
+            counts = False
+        elif run is not None:
             counts = counts and not run.counted
             run.counted = True
         incident = m.incident
@@ -801,8 +946,8 @@ class Model:
             for each in incident.causes if incident else ():
                 each.consecutive_successes = 0
         if incident is None:
-            if m.streak >= m.d.fail_after:
-                incident = Incident(len(m.incidents) + 1, m.streak_since, [cause])
+            if (1 if alone else m.streak) >= m.d.fail_after:
+                incident = Incident(len(m.incidents) + 1, cause.opened if alone else m.streak_since, [cause])
                 if (before := m.subject) is not None:
                     before.unreported, incident.kept, incident.plan = False, True, before.plan
                 m.incidents.append(incident)
@@ -817,10 +962,10 @@ class Model:
             waits = incident.notified or incident.plan is not None or incident.suppressed_by is not None
             if not waits and not known:
                 incident.plan = self._plan(m, incident, cause)
-            held = next((each for each in incident.causes if each.key == cause.key), None)
+            held = next((each for each in incident.causes if each.is_same(cause)), None)
             if held is not None:
                 cause.opened = held.opened
-                incident.causes[incident.causes.index(held)] = cause
+                incident.causes = [cause if each is held else each for each in incident.causes]
             else:
                 incident.causes.append(cause)
             if (
@@ -840,9 +985,11 @@ class Model:
         self._restate(m)
         self._notify_if_due(m)
 
-    def _good(self, m: Monitor, run: Run | None, by_hand: bool = False) -> None:
+    def _good(self, m: Monitor, run: Run | None, dated: Dated, ping: Ping | None) -> None:
         """A success that counts; `run` is None for a heartbeat and for a finish never started."""
-        m.streak = 0
+        if not dated.backfill:
+            m.streak = 0
+        closed, same = list[int](), list[int]()
         for cause in list(m.incident.causes) if m.incident else ():
             if run is None:
                 speaks = True
@@ -850,20 +997,51 @@ class Model:
                 speaks = run.number > cause.number
             else:
                 speaks = run.started > cause.met_at or (
-                    cause.kind == "missed" and m.d.every is not None and not by_hand
+                    cause.kind == "missed" and m.d.every is not None and ping is not None
                 )
-            if speaks:
+            if speaks and self._is_about(m, cause, dated, ping):
                 cause.consecutive_successes += 1
-        self._over(m, lambda cause: cause.consecutive_successes >= m.d.recover_after, keeps=True)
+                is_same = cause.date is not None and cause.date == dated.date
+                enough = cause.consecutive_successes >= m.d.recover_after
+                if enough or (is_same and self._is_bound(m, cause, ping)):
+                    closed.append(id(cause))
+                    if is_same:
+                        same.append(id(cause))
+        self._over(m, lambda cause: id(cause) in closed, keeps=True, own=same)
 
-    def _over(self, m: Monitor, which: Any, keeps: bool = False) -> None:
+    def _is_about(self, m: Monitor, cause: Cause, dated: Dated, ping: Ping | None) -> bool:
+        if cause.date is not None and cause.date == dated.date:
+            return True
+        if dated.backfill:
+            return False
+        if cause.date is None:
+            return True
+        if is_earlier(dated.date, cause.date):
+            return False
+        return not self._is_bound(m, cause, ping)
+
+    def _is_bound(self, m: Monitor, cause: Cause, ping: Ping | None) -> bool:
+        if m.d.recover_by is not None:
+            return m.d.recover_by == "same"
+        if ping is not None and ping.dialect is not None:
+            return False
+        return cause.named or (bool(m.runs) and m.d.cron is not None and by_date_alone(m.d))
+
+    def _over(self, m: Monitor, which: Any, keeps: bool = False, own: Sequence[int] = ()) -> None:
         incident = m.incident
         if incident is None:
             return
         told = [c for c in incident.causes if which(c) and is_explicit(c) and c.number not in incident.known_runs]
+        told = [c for c in told if id(c) not in own]
         if keeps and told and not incident.notified:
             incident.kept = True
         left = [cause for cause in incident.causes if not which(cause)]
+        misses = [cause for cause in incident.causes if cause.kind == "missed" and not cause.of]
+        last = max(misses, key=lambda cause: cause.opened, default=None)
+        if incident.silent and last is not None and last not in left:
+            incident.silent = False
+            if m.last_ping_at:
+                self._begin_anew(m)
         if left:
             incident.causes = left
         else:
@@ -880,7 +1058,7 @@ class Model:
         for run in m.open:
             run.counted = False
         if incident.notified:
-            self._alert(m, incident, "resolved")
+            self._alert(m, incident, "resolved", incident.shown)
         self._restate(m)
         self.releases.append((self.now, m.id))
 
@@ -950,6 +1128,8 @@ class Model:
         if cause.number in incident.known_runs:
             return False
         another_run = cause.number > 0 and cause.number not in incident.notified_runs
+        if cause.kind == "missed" and cause.date is not None:
+            another_run = cause.date not in incident.notified_dates
         return RANK[cause.kind] > incident.notified_rank or another_run or cause.shortfall > incident.notified_shortfall
 
     def _is_confirmed(self, m: Monitor, incident: Incident, run: Run) -> bool:
@@ -971,30 +1151,32 @@ class Model:
         if not incident.kept and all(cause.number in incident.known_runs for cause in incident.causes):
             return
         if incident.notified:
-            if any(self._is_news(incident, cause) for cause in incident.causes):
-                self._notify(m, incident, "worse")
+            news = [cause for cause in incident.causes if self._is_news(incident, cause)]
+            if news:
+                self._notify(m, incident, "worse", max(news, key=lambda cause: cause.met_at))
             return
         up = next((up for up in self._upstreams(m) if up.incident is not None and not up.paused), None)
         if up is not None:
             incident.suppressed_by = up.id
         else:
             incident.notified = True
-            self._notify(m, incident, "opened")
+            self._notify(m, incident, "opened", incident.shown)
             if incident.unreported:
                 incident.unreported = False
-                self._alert(m, incident, "resolved")
+                self._alert(m, incident, "resolved", incident.shown)
 
-    def _notify(self, m: Monitor, incident: Incident, kind: str) -> None:
+    def _notify(self, m: Monitor, incident: Incident, kind: str, about: Cause) -> None:
         incident.notified_at = self.now
         incident.notified_rank = max([incident.notified_rank, *(RANK[cause.kind] for cause in incident.causes)])
         incident.notified_runs = {cause.number for cause in incident.causes if cause.number}
+        incident.notified_dates = {cause.date for cause in incident.causes}
         shortfalls = [cause.shortfall for cause in incident.causes]
         incident.notified_shortfall = max([incident.notified_shortfall, *shortfalls])
-        self._alert(m, incident, kind)
+        self._alert(m, incident, kind, about)
 
-    def _alert(self, m: Monitor, incident: Incident, kind: str) -> None:
+    def _alert(self, m: Monitor, incident: Incident, kind: str, about: Cause) -> None:
         incident.alerts += 1
-        self.alerts.append(Alert(m.id, incident.number, incident.alerts, kind, self.now))
+        self.alerts.append(Alert(m.id, incident.number, incident.alerts, kind, self.now, about.date))
 
     def _release(self, at: Micros, up_id: int) -> None:
         up = self.monitors.get(up_id) or self.gone.get(up_id)
@@ -1032,25 +1214,56 @@ class Model:
         if m.d.members is not None:
             self._apply_member(m, ping)
             return
-        satisfying = ping.signal in SATISFYING
+        whole = ping.signal in SATISFYING and ping.stage is None and ping.task is None
+        overtaken = whole and ping.signal == "start" and ping.run is None and self._was_overtaken(m, source)
+        repeat = whole and not overtaken and self._is_repeat(m, source, ping)
+        dated, known = self._date(m, ping), self._find(m, ping.run)
+        own = known.dated if known is not None else dated
+        says_so = ping.options is not None and ping.options.backfill
+        satisfying = ping.signal in SATISFYING and not own.backfill and not says_so
         if satisfying:
             self._count_ping(m)
         counts = False
         if ping.stage is not None or ping.task is not None:
-            counts = self._apply_step(m, ping)
-        elif ping.signal == "start" and ping.run is None and self._was_overtaken(m, source):
+            counts = self._apply_step(m, ping, dated)
+        elif overtaken:
             m.heartbeat = 0
             self._say(m, "start", None)
-        elif satisfying and self._is_repeat(m, source, ping):
-            counts = self._apply_repeat(m, ping)
-        elif satisfying:
+        elif repeat:
+            self._apply_repeat(m, source, ping, dated)
+        elif whole:
             m.heartbeat = 0
-            counts = self._apply_start(m, ping) if ping.signal == "start" else self._apply_end(m, ping)
+            counts = (
+                self._apply_start(m, source, ping, dated) if ping.signal == "start" else self._apply_end(m, ping, dated)
+            )
             m.last, m.news = (ping, source, self.now), False
         elif ping.signal in ("log", "progress"):
-            counts = self._apply_life_sign(m, ping)
+            counts = self._apply_life_sign(m, ping, dated)
         if (counts or (satisfying and m.d.every is not None)) and m.d.recover_after == 1:
-            self._over(m, lambda c: c.kind == "missed" and (ping.run is None or c.of in ("", ping.run)))
+            self._over(
+                m,
+                lambda c: (
+                    c.kind == "missed"
+                    and (ping.run is None or c.of in ("", ping.run))
+                    and self._is_about(m, c, dated if counts else own, ping)
+                ),
+            )
+
+    def _date(self, m: Monitor, ping: Ping) -> Dated:
+        """The business date of the run that a ping opens, or of a heartbeat."""
+        date = named_date(m.d, ping, self.now)
+        backfill = ping.options is not None and ping.options.backfill
+        if m.d.cron is None:
+            return Dated(date, date is not None, backfill)
+        due = self._expected_slot(m)
+        present = date_of_slot(m.d, due if is_present(m.d, due, self.now) else slot_before(m.d, self.now))
+        if date is None:
+            return Dated(present, False, backfill)
+        return Dated(date, True, backfill or is_earlier(date, present))
+
+    def _expected_slot(self, m: Monitor) -> Micros:
+        silent = m.incident is not None and m.incident.silent
+        return expected_slot(m.d, m.due if m.last_ping_at else 0, self.now, silent)
 
     def _count_ping(self, m: Monitor) -> None:
         if m.d.every is not None:
@@ -1074,26 +1287,25 @@ class Model:
         within = 30 * S if m.d.every is None else min(30 * S, m.d.every // 2)
         return ping.run is not None and self.now - at <= within and not self._slot_has_come(m)
 
-    def _apply_repeat(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_repeat(self, m: Monitor, source: bytes | None, ping: Ping, dated: Dated) -> None:
         """A repeat changes only an open run that it names."""
         run = self._find(m, ping.run) if ping.signal == "start" else self._to_end(m, ping)
-        if run is not None and ping.signal == "start":
-            run.start_received = True
-            self._note(m, run, ping)
-            self._decide_total(m, run, ping)
-        elif run is not None:
-            self._apply_end(m, ping)
-        return False
+        if run is None or _is_of_another_execution(run, ping):
+            return
+        if ping.signal == "start":
+            self._start_again(m, run, source, ping)
+        else:
+            self._apply_end(m, ping, dated)
 
     def _slot_has_come(self, m: Monitor) -> bool:
-        return m.d.cron is not None and 0 < m.due <= self.now
+        return m.d.cron is not None and bool(m.last_ping_at) and 0 < m.due <= self.now
 
     def _was_overtaken(self, m: Monitor, source: bytes | None) -> bool:
         if m.last is None or m.heartbeat in (0, m.writer) or source is None:
             return False
         return m.last[1] == source and self.now - m.last[2] < S
 
-    def _count_for_schedule(self, m: Monitor, run_id: str | None) -> None:
+    def _count_for_schedule(self, m: Monitor, run_id: str | None, dated: Dated) -> None:
         if m.d.every is not None:
             return
         if m.d.after is not None:
@@ -1103,7 +1315,20 @@ class Model:
                 m.awaited.remove(answered[0])
             return
         silent = m.incident is not None and m.incident.silent
-        m.due = due_if_counts(m.d, m.due, self.now, silent)
+        if m.d.cron is not None and dated.named:
+            due = self._expected_slot(m)
+            if not dated.backfill and dated.date == date_of_slot(m.d, due):
+                m.due = slot_after(m.d, max(due, self.now))
+            elif (not m.due and not dated.backfill) or (
+                silent and m.last_ping_at and dated.date == date_of_slot(m.d, m.due)
+            ):
+                m.due = due
+            else:
+                return
+        elif dated.backfill:
+            return
+        else:
+            m.due = due_if_counts(m.d, m.due, self.now, silent)
         if m.incident is not None:
             m.incident.silent = False
 
@@ -1127,6 +1352,13 @@ class Model:
         ended = [run for run in m.runs if run.id == run_id and run.ended is not None and self._find(m, run_id) is None]
         return ended[-1] if ended and self.now - (ended[-1].ended or 0) <= 600 * S else None
 
+    def _superseded(self, m: Monitor, ping: Ping) -> Run | None:
+        """The run of the execution of a ping, if another execution superseded it at most ten minutes ago."""
+        same = [
+            run for run in m.runs if run.id == ping.run and run.superseded and not _is_of_another_execution(run, ping)
+        ]
+        return same[-1] if same and self.now - (same[-1].ended or 0) <= 600 * S else None
+
     def _auto_completed(self, m: Monitor) -> Run | None:
         """The last run without an id, where its pieces or a person ended it and it has not said so itself."""
         last = next((run for run in reversed(m.runs) if run.id is None), None)
@@ -1134,25 +1366,34 @@ class Model:
             return None
         return last
 
-    def _apply_start(self, m: Monitor, ping: Ping) -> bool:
+    def _goes_on(self, m: Monitor, run: Run, ping: Ping) -> bool:
+        """Whether a `start` is of the open run."""
+        return ping.run is not None and not (run.start_received and (run.hung or run.unknown or self._slot_has_come(m)))
+
+    def _start_again(self, m: Monitor, run: Run, source: bytes | None, ping: Ping) -> None:
+        run.start_received = True
+        self._note(m, run, ping)
+        if m.d.overlap == "alert" and run.client is None:
+            run.client = source
+        elif m.d.overlap == "alert" and not run.dated.backfill and source and run.client and source != run.client:
+            self._meet(m, Cause("overlap", run.number, "", self.now), run)
+        self._decide_total(m, run, ping)
+
+    def _apply_start(self, m: Monitor, source: bytes | None, ping: Ping, dated: Dated) -> bool:
         run = self._find(m, ping.run)
-        if (
-            run is not None
-            and ping.run is not None
-            and not (run.start_received and (run.hung or run.unknown or self._slot_has_come(m)))
-        ):
+        if run is not None and not _is_of_another_execution(run, ping) and self._goes_on(m, run, ping):
             if run.start_received and ping.dialect in ("sentry", "healthchecks") and m.d.max_runtime is not None:
                 run.restarted = self.now
-            run.start_received = True
-            self._note(m, run, ping)
-            self._decide_total(m, run, ping)
+            self._start_again(m, run, source, ping)
             return False
         ended = self._ended(m, ping.run) if ping.run is not None else None
         if ended is not None and not ended.begun and self.now - (ended.ended or 0) <= 10 * S:
             ended.begun = True
             self._say(m, "start", ping.run)
             return False
-        self._decide_total(m, self._open(m, ping), ping)
+        run = self._open(m, ping, dated)
+        run.client = source if m.d.overlap == "alert" else None
+        self._decide_total(m, run, ping)
         return True
 
     def _to_end(self, m: Monitor, ping: Ping) -> Run | None:
@@ -1161,77 +1402,87 @@ class Model:
             return m.open[-1]
         return run
 
-    def _apply_end(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_end(self, m: Monitor, ping: Ping, dated: Dated) -> bool:
         run = self._to_end(m, ping)
-        if run is not None:
+        foreign = run is not None and _is_of_another_execution(run, ping)
+        if run is not None and not foreign:
             self._note(m, run, ping)
             self._end(m, run, ping)
             run.finished_by, run.finish = m.writer, ping
             return False
-        failed = ping.signal == "fail"
         if ping.run is None:
-            own = self._auto_completed(m)
-            if own is not None and self.now - (own.ended or 0) <= 600 * S:
-                own.has_own_finish = True
-                differs = failed != (own.verdict == "failed") and own.verdict != "ignored"
-                if differs and (failed or own.by_hand):
-                    self._revise(m, own, ping)
-                return False
-            m.heartbeat = m.writer
-            self._count_for_schedule(m, None)
-            excess = self._too_often(m, None)
-            if failed:
-                self._meet(m, Cause("failed", 0, "", self.now), counts=not excess)
-            elif not excess:
-                self._good(m, None)
-            self._say(m, "fail" if failed else "success", None)
-            return True
-        ended = self._ended(m, ping.run)
+            return self._apply_heartbeat(m, ping, dated)
+        ended = self._superseded(m, ping) if foreign else self._ended(m, ping.run)
+        if foreign and ended is None:
+            return False
         if ended is not None and ended.begun and self._is_of_ended(m, ended, ping):
+            self._finish_ended(m, ended, ping)
             return False
         started = self.now - round(ping.duration * S) if ping.duration is not None else 0
-        run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)], begun=False, finish=ping)
+        run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)], begun=False, finish=ping, dated=dated)
         m.runs.append(run)
         self._end(m, run, ping, created_by_finish=True)
         return True
 
+    def _apply_heartbeat(self, m: Monitor, ping: Ping, dated: Dated) -> bool:
+        failed = ping.signal == "fail"
+        own = self._auto_completed(m)
+        if own is not None and self.now - (own.ended or 0) <= 600 * S:
+            own.has_own_finish = True
+            differs = failed != (own.verdict == "failed") and own.verdict != "ignored"
+            if differs and (failed or own.by_hand):
+                self._revise(m, own, ping)
+            return False
+        m.heartbeat = m.writer
+        self._count_for_schedule(m, None, dated)
+        excess = not dated.backfill and self._too_often(m, None)
+        if failed:
+            self._meet(m, Cause("failed", 0, "", self.now), counts=not excess, dated=dated)
+        elif not excess:
+            self._good(m, None, dated, ping)
+        self._say(m, "fail" if failed else "success", None)
+        return True
+
     def _is_of_ended(self, m: Monitor, run: Run, ping: Ping) -> bool:
-        """A finish with the id of a run that was begun and has ended: whether it is about that one; then it is done."""
+        """Whether a finish with the id of a run that was begun and has ended is about that one."""
+        before = run.finish
+        if before is None:
+            return True
+        another = ping.dialect == "healthchecks" and ping.signal == before.signal != "fail"
+        return not self._slot_has_come(m) and not another
+
+    def _finish_ended(self, m: Monitor, run: Run, ping: Ping) -> None:
         before, failed = run.finish, ping.signal == "fail"
         if run.by_hand:
             if run.verdict == "ignored" or (before is not None and before.signal == ping.signal):
-                return True
+                return
             run.by_hand, before = False, None
         if before is None:
             run.finish = ping
             if run.verdict != ("failed" if failed else "succeeded"):
                 self._revise(m, run, ping)
-            return True
-        if self._slot_has_come(m):
-            return False
-        if before.signal != ping.signal or (failed and m.streak == 0):
+        elif before.signal != ping.signal or (failed and m.streak == 0):
             run.finish = ping
             self._revise(m, run, ping)
         elif failed and _content(before) != _content(ping):
             run.finish = ping
-            self._meet(m, Cause("failed", run.number, "", self.now), counts=False)
-        elif not failed and ping.dialect == "healthchecks":
-            return False
-        return True
+            self._meet(m, Cause("failed", run.number, "", self.now), counts=False, dated=run.dated)
 
-    def _apply_life_sign(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_life_sign(self, m: Monitor, ping: Ping, dated: Dated) -> bool:
         run = self._find(m, ping.run)
+        if run is not None and _is_of_another_execution(run, ping):
+            return False
         if run is not None:
             self._note(m, run, ping)
             self._decide_total(m, run, ping)
             return False
         if ping.signal == "log" or ping.run is None or self._ended(m, ping.run) is not None:
             return False
-        self._decide_total(m, self._open(m, ping), ping)
+        self._decide_total(m, self._open(m, ping, dated), ping)
         return True
 
-    def _open(self, m: Monitor, ping: Ping) -> Run:
-        at_work = any(not run.hung and not run.unknown for run in m.open)
+    def _open(self, m: Monitor, ping: Ping, dated: Dated) -> Run:
+        at_work = any(not run.hung and not run.unknown and not run.dated.backfill for run in m.open)
         unended = 0
         before = self._find(m, ping.run)
         if before is not None:
@@ -1240,6 +1491,7 @@ class Model:
             failed = bool(failing(m.d, see(before)))
             before.ended, before.verdict = self.now, "failed" if failed else "superseded"
             before.duration = self.now - before.started
+            before.superseded = True
         if ping.run is None and (ping.signal != "start" or ping.stage is not None or ping.task is not None):
             m.last, m.heartbeat = None, 0
         if len(m.open) >= 1000:
@@ -1249,12 +1501,15 @@ class Model:
             self._over(m, lambda cause: cause.number == oldest.number, keeps=True)
         run = Run(len(m.runs) + 1, ping.run, self.now, [("ping", self.now, ping, self._follows(m, ping))])
         run.start_received = ping.signal == "start" and ping.stage is None and ping.task is None
-        run.unended = unended
+        run.unended, run.dated = unended, dated
+        run.execution = ping.options.execution if ping.options is not None else None
         m.runs.append(run)
-        self._count_ping(m)
-        self._count_for_schedule(m, ping.run)
-        self._too_often(m, run)
-        if at_work and m.d.overlap == "alert":
+        if not dated.backfill:
+            self._count_ping(m)
+        self._count_for_schedule(m, ping.run, dated)
+        if not dated.backfill:
+            self._too_often(m, run)
+        if at_work and m.d.overlap == "alert" and not dated.backfill:
             self._meet(m, Cause("overlap", run.number, "", self.now), run)
         self._say(m, "start", ping.run)
         return run
@@ -1262,8 +1517,9 @@ class Model:
     def _end(self, m: Monitor, run: Run, ping: Ping, created_by_finish: bool = False) -> None:
         seen = see(run)
         if created_by_finish:
-            self._count_for_schedule(m, run.id)
-            self._too_often(m, run)
+            self._count_for_schedule(m, run.id, run.dated)
+            if not run.dated.backfill:
+                self._too_often(m, run)
         run.duration = self.now - run.started if run.started else None
         cause = None
         stay: set[tuple[str, int, str]] = set()
@@ -1292,7 +1548,7 @@ class Model:
         self._over(m, lambda c: c.number == run.number and c.key not in stay and (cause is None or c.key != cause.key))
         any_success = ping.dialect == "healthchecks"
         if cause is None and (any_success or not run.counted or by_others):
-            self._good(m, None if created_by_finish or any_success else run)
+            self._good(m, None if created_by_finish or any_success else run, run.dated, ping)
         self._say(m, "fail" if cause else "success", run.id)
 
     def _may_lose(self, m: Monitor, run: Run) -> bool:
@@ -1304,7 +1560,7 @@ class Model:
         if ping.signal == "fail":
             self._fail_after_all(m, run, Cause("failed", run.number, "", self.now))
         else:
-            self._succeed_after_all(m, run, ping.dialect == "healthchecks")
+            self._succeed_after_all(m, run, ping)
 
     def _too_often(self, m: Monitor, run: Run | None) -> bool:
         at_most = m.d.at_most
@@ -1330,10 +1586,12 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------------- pieces
 
-    def _apply_step(self, m: Monitor, ping: Ping) -> bool:
+    def _apply_step(self, m: Monitor, ping: Ping, dated: Dated) -> bool:
         if ping.signal == "leave":
             return False
         run = self._find(m, ping.run)
+        if run is not None and _is_of_another_execution(run, ping):
+            return False
         begins = run is None
         status = None
         was_failing: set[tuple[str, str]] = set()
@@ -1353,7 +1611,7 @@ class Model:
                 return False
             if ping.signal == "log":
                 return False
-            run = self._open(m, ping)
+            run = self._open(m, ping, dated)
         else:
             before = see(run)
             was_failing = failing(m.d, before)
@@ -1412,7 +1670,7 @@ class Model:
             too_early = least is not None and run.duration is not None and run.duration < least
             was_wrong, is_wrong = (self._parts_are_wrong(m, run, each, own) for each in (before, seen))
             if own in ("", "success") and not too_early and was_wrong and not is_wrong:
-                self._succeed_after_all(m, run)
+                self._succeed_after_all(m, run, ping)
 
     def _parts_are_wrong(self, m: Monitor, run: Run, seen: Seen, own: str) -> bool:
         if any(group.too_many(tasks_of(m.d, each)) for each, group in seen.groups.items()):
@@ -1423,14 +1681,14 @@ class Model:
         if m.incident is not None and run.verdict != "failed":
             m.incident.known_runs.discard(run.number)
         run.verdict, run.late = "failed", False
-        self._meet(m, cause)
+        self._meet(m, cause, dated=run.dated)
 
-    def _succeed_after_all(self, m: Monitor, run: Run, any_success: bool = False) -> None:
+    def _succeed_after_all(self, m: Monitor, run: Run, ping: Ping) -> None:
         if m.incident is not None and run.verdict != "succeeded":
             m.incident.known_runs.discard(run.number)
         run.verdict, run.late = "succeeded", False
         self._over(m, lambda cause: cause.number == run.number)
-        self._good(m, None if any_success else run)
+        self._good(m, None if ping.dialect == "healthchecks" else run, run.dated, ping)
 
     def _evaluate_task(
         self, m: Monitor, run: Run, seen: Seen, ping: Ping, name: str, was_failing: set[tuple[str, str]]
@@ -1758,8 +2016,8 @@ class Model:
             m.due = self.now + m.d.first_within if m.d.first_within is not None else 0
         elif m.d.every is not None:
             m.due = self.now + m.d.every
-        elif (minutes := minutes_of(m.d)) is not None:
-            m.due = max(m.due, slot_after(minutes, self.now))
+        elif m.d.cron is not None:
+            m.due = max(m.due, slot_after(m.d, self.now))
         else:
             m.due = 0
 
@@ -1794,14 +2052,14 @@ class Model:
         run.verdict, run.by_hand, run.late = verdict, True, False
         failed = Cause("failed", number, "", self.now)
         if verdict == "failed":
-            self._meet(m, failed, run if was_open else None, known=True)
+            self._meet(m, failed, run if was_open else None, known=True, dated=run.dated)
             self._over(m, lambda cause: cause.number == number and cause.key != failed.key)
         else:
             if m.incident is not None:
                 m.incident.known_runs.discard(number)
             self._over(m, lambda cause: cause.number == number)
         if verdict == "succeeded":
-            self._good(m, run, by_hand=True)
+            self._good(m, run, run.dated, None)
         if was_open and verdict != "ignored":
             self._say(m, "fail" if verdict == "failed" else "success", run.id)
 

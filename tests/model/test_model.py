@@ -5,7 +5,7 @@ scheduler would pass it on, in batches and budgets of any size, written in slice
 crashes that lose everything not written; the model gets the plain list. `--model-cases 20000` runs more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -28,9 +28,11 @@ from offbeat_server.engine.model.definition import Definition, read_definition
 from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
 from offbeat_server.engine.model.monitor import Cause, Incident, Monitor
-from offbeat_server.engine.model.ping import Entry, Ping, Position
+from offbeat_server.engine.model.ping import Entry, Ping, PingOptions, Position
+from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.model.tasks import NamedTasks
 from offbeat_server.engine.rules import (
+    business_dates,
     completeness,
     deadlines,
     definition_changes,
@@ -41,6 +43,8 @@ from offbeat_server.engine.rules import (
     run_steps,
 )
 from offbeat_server.engine.rules import runs as execution
+from offbeat_server.engine.rules.business_dates import RunDate
+from offbeat_server.engine.schedule import business_dates as occurrences
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 from offbeat_server.engine.schedule.outage_intervals import OutageIntervals
 from tests.model import reference
@@ -50,6 +54,7 @@ BEGIN: Micros = to_micros(datetime(2026, 1, 5, tzinfo=UTC))
 SLUGS = ("a", "b", "c", "d")
 MONITORS_MAX = len(SLUGS)
 PROJECT = 1
+SOURCES = (b"\x0a\0\0\x01", b"\x0a\0\0\x02")  # addresses of clients
 SIZES = (60, 200, 600, 1500, 3000)  # bytes of a case; thirty are about one ping or change
 
 
@@ -98,6 +103,7 @@ def draw_definition(c: Choices, index: int, theme: str) -> Definition:
         }
     if kind != "members":
         _draw_runs(c, fields, theme)
+        _draw_dates(c, fields)
         fields["fail_after"] = c.of(1, 1, 2, 3)
         fields["recover_after"] = c.of(1, 1, 2)
     if c.maybe(4):
@@ -116,6 +122,15 @@ def draw_definition(c: Choices, index: int, theme: str) -> Definition:
         return read_definition(fields)
     except DefinitionError:
         return read_definition({"every": 60})
+
+
+def _draw_dates(c: Choices, fields: dict[str, Any]) -> None:
+    if c.maybe(2):
+        fields["recover_by"] = c.of("same", "any")
+    if c.maybe(4):
+        fields["run_date"] = "none"
+    if c.maybe(6):
+        fields["business_date_offset"] = c.of(-1, 1)
 
 
 def _draw_runs(c: Choices, fields: dict[str, Any], theme: str) -> None:
@@ -165,7 +180,7 @@ class PingAt:
     def __init__(self, c: Choices, at: Micros, monitor_id: int, seq: int, theme: str) -> None:
         said: dict[str, Any] = {}
         if theme == "stages" or c.maybe(2):
-            said["run"] = c.of("r", "r", "q", "p")
+            said["run"] = c.of("r", "r", "q", "p", "r", _label(c, at))
         shape = 4 if theme == "stages" and not c.maybe(6) else c.below(5)
         if shape == 4:
             said["stage"] = c.of("s", "t", "u", "v")
@@ -181,10 +196,28 @@ class PingAt:
             said["dialect"] = c.of("healthchecks", "sentry")
         if c.maybe(8):
             said["message"] = c.of("x", "y")
+        if c.maybe(3):
+            said["options"] = PingOptions(
+                _label(c, at) if c.maybe(2) else None,
+                c.maybe(4),
+                c.of(None, None, 2),
+                c.of(None, None, "blue", "green"),
+            )
         signal = c.of("success", "start", "fail", "success", "progress", "log", "skip", "leave")
         self.entry = Entry(
-            at, 1 + c.below(3), seq, monitor_id, PROJECT, c.of(None, b"\x01", b"\x01", b"\x02"), Ping(signal, **said)
+            at, 1 + c.below(3), seq, monitor_id, PROJECT, c.of(None, SOURCES[0], *SOURCES), Ping(signal, **said)
         )
+
+
+def _label(c: Choices, at: Micros) -> Any:
+    """A business date: of a slot of the schedules or between two, before, at and after `at`; or another text."""
+    if c.maybe(6):
+        return c.of("x", "2026-01-05", "2026-01-04")
+    minutes = at // (60 * SECOND) // 2 * 2 + c.of(0, 2, -2, -20, 60)
+    if c.maybe(2):
+        minutes = minutes // 20 * 20
+    day = c.of(0, 0, 0, 0, -1440, 1440)
+    return to_rfc3339((minutes + day) * 60 * SECOND)[: len("2026-01-05T00:00")] + c.of("", "", "", "Z", "+01:00")
 
 
 Event = tuple[Any, ...]  # ("pings", [Entry]), ("change", at, name, ...), ("outage", start, end), ("tick", at), ...
@@ -549,7 +582,9 @@ def outcome_of_engine(driver: Driver) -> dict[str, Any]:
                 row.resolved_at,
                 row.cause,
                 None if row.resolved_at else row.suppressed_by,
-                sorted((c["kind"], c.get("number", 0), c["opened_at"]) for c in row.causes),
+                sorted(
+                    (c["kind"], c.get("number", 0), c["opened_at"], c.get("business_date") or "") for c in row.causes
+                ),
             )
             for key, row in sorted(driver.incidents.items())
         },
@@ -582,7 +617,7 @@ def outcome_of_model(model: Model) -> dict[str, Any]:
                 i.resolved,
                 i.shown.kind,
                 None if i.resolved else i.suppressed_by,
-                sorted((c.kind, c.number, c.opened) for c in i.causes),
+                sorted((c.kind, c.number, c.opened, c.date or "") for c in i.causes),
             )
             for m in sorted(everybody, key=lambda m: m.id)
             for i in m.incidents
@@ -650,6 +685,31 @@ def _plan_once(state: EngineState, m: Monitor, incident: Incident, cause: Cause)
         _schedule_opening(state, m, incident, cause)
 
 
+def _date_of(served: Callable[[RunDate], bool]) -> Callable[..., RunDate]:
+    """Another answer to the question which runs count for the schedule."""
+
+    def date_of(m: Monitor, ping: Ping, now: Micros) -> RunDate:
+        date = business_dates.date_of(m, ping, now)
+        return date._replace(serves=served(date))
+
+    return date_of
+
+
+def _counted(state: EngineState, m: Monitor, cause: Cause, run: Run | None = None, **given: Any) -> None:
+    """A failure of a backfill as one of any other run."""
+    if run is None:
+        incidents.record_failure(state, m, cause, **given)
+        return
+    was, run.is_backfill = run.is_backfill, False
+    try:
+        incidents.record_failure(state, m, cause, run, **given)
+    finally:
+        run.is_backfill = was
+
+
+_is_about = business_dates.is_about
+
+
 # Bugs put in on purpose, all of which are found: the test of the test.
 def _missing_by_number(named: NamedTasks) -> int:
     return len(named.names) - named.ended - len(named.unexpected)
@@ -706,6 +766,25 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "a person is alerted to what they closed": (Incident, "is_known", lambda incident, cause: False),
     "a close by hand is not reported to followers": (execution, "notify_followers", lambda *given: None),
     "a peak lasts for ever": (Fleet, "lower_peak", lambda fleet, at, forget_after: None),
+    "a backfill serves the slot": (pings, "date_of", _date_of(lambda date: date.serves or date.is_backfill)),
+    "a later date serves the slot": (pings, "date_of", _date_of(lambda date: not date.is_backfill)),
+    "a backfill resolves another date": (
+        incidents,
+        "is_about",
+        lambda m, cause, success: _is_about(m, cause, success._replace(is_backfill=False)),
+    ),
+    "an earlier date resolves a later one": (occurrences, "is_earlier", lambda one, other: False),
+    "recover_by is ignored": (
+        incidents,
+        "is_about",
+        lambda m, cause, success: (
+            _is_about(m, cause, success) or (m.definition.recover_by == "same" and not success.is_backfill)
+        ),
+    ),
+    "a backfill is a failure in a row": (execution, "record_failure", _counted),
+    "a ping of a backfill is a sign of life": (pings, "_is_of_backfill", lambda ping, run, known: False),
+    "another execution goes on with the run": (pings, "is_of_another_execution", lambda run, ping: False),
+    "a second address starts no second run": (pings, "_watch_for_double_start", lambda *given: None),
 }
 
 
@@ -713,10 +792,13 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
 RARE = {
     "a late start is taken for another run": 1_493,
     "an overtaken start begins a run": 864,
-    "a shorter stage is not looked at": 2_883,
-    "an outage explains no retry": 254,
+    "a shorter stage is not looked at": 829,
+    "an outage explains no retry": 48,
     "three are excused in a row": 181,
-    "a start forgets who pinged since the checkpoint": 1_694,
+    "a start forgets who pinged since the checkpoint": 248,
+    "a second address starts no second run": 2_444,
+    "what is sent again counts again": 3_026,
+    "a run stays hung by a task that pings": 4_432,
 }
 
 

@@ -55,6 +55,7 @@ def runs_command(context: click.Context, url: str | None, api_key: str | None, d
     "--verdict",
     help="Only runs with this verdict: succeeded, failed, hung, unverified, superseded, ignored, unknown.",
 )
+@click.option("--for", "business_date", metavar="DATE", help="Only runs for this business date.")
 @_LIMIT
 @project_option
 @json_option
@@ -70,6 +71,8 @@ def runs_of(client: ApiClient, slug: str, is_open: bool | None, limit: int, as_j
         (
             r["id"],
             r["run"],
+            r["business_date"],
+            r["attempt"],
             r["verdict"] or "open",
             when(r["started_at"]),
             when(r["finished_at"]),
@@ -78,7 +81,7 @@ def runs_of(client: ApiClient, slug: str, is_open: bool | None, limit: int, as_j
         )
         for r in runs
     )
-    write_table(("id", "run", "verdict", "started", "finished", "seconds", "reason"), rows, "no runs")
+    write_table(("id", "run", "for", "attempt", "verdict", "started", "finished", "seconds", "reason"), rows, "no runs")
 
 
 @runs_command.command("show")

@@ -14,12 +14,15 @@ same machine, plain pings with a source address, µs a row, CPU of this process 
 
 import struct
 from collections.abc import Sequence
+from typing import Any
+
+import orjson
 
 from offbeat_server.engine.model.ping import LASTING, SIGNALS, Entry, Ping
 
 COLUMNS = (
     "at", "seq", "writer", "monitor_id", "project_id", "signal", "exit_code", "done", "total", "duration",
-    "run", "stage", "task", "message", "source", "dialect", "wide_exit_code",
+    "run", "stage", "task", "message", "source", "dialect", "wide_exit_code", "options",
 )  # fmt: skip
 
 # The format: postgresql.org/docs/current/sql-copy.html, "Binary Format". A header, then per row the number of columns
@@ -58,8 +61,8 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
 
 
 def _columns(ping: Ping) -> tuple[bytes, bytes]:
-    """The columns from signal to message, and the last two."""
-    signal, run, stage, task, done, total, exit_code, duration, message, dialect = ping
+    """The columns from signal to message, and the last three."""
+    signal, run, stage, task, done, total, exit_code, duration, message, dialect, options = ping
     wide = exit_code is not None and not -(2**31) <= exit_code < 2**31
     middle = b"".join(
         (
@@ -74,7 +77,13 @@ def _columns(ping: Ping) -> tuple[bytes, bytes]:
             _NULL if message is None else _text(message),
         )
     )
-    last = (_NULL if dialect is None else _text(dialect)) + (_INT8(8, exit_code) if wide else _NULL)
+    last = b"".join(
+        (
+            _NULL if dialect is None else _text(dialect),
+            _INT8(8, exit_code) if wide else _NULL,
+            _NULL if options is None else _jsonb(options.dump()),
+        )
+    )
     columns = middle, last
     if id(ping) in LASTING:
         _LASTING[id(ping)] = columns
@@ -82,13 +91,23 @@ def _columns(ping: Ping) -> tuple[bytes, bytes]:
 
 
 def _text(value: str) -> bytes:
+    encoded = _storable(value)
+    return _LENGTH(len(encoded)) + encoded
+
+
+def _storable(value: str) -> bytes:
     if "\0" in value:
         value = value.replace("\0", "\ufffd")
     try:
-        encoded = value.encode()
+        return value.encode()
     except UnicodeEncodeError:
-        encoded = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-    return _LENGTH(len(encoded)) + encoded
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _jsonb(values: dict[str, Any]) -> bytes:
+    """The binary form of jsonb: its version, and the text."""
+    text = orjson.dumps({k: _storable(v).decode() if isinstance(v, str) else v for k, v in values.items()})
+    return _LENGTH(len(text) + 1) + b"\1" + text
 
 
 # An enum's binary form is its label.

@@ -29,6 +29,10 @@ class RunChanged(NamedTuple):
     reason: str | None
     exit_code: int | None
     detail: RunDetail[Micros]
+    business_date: str | None = None
+    backfill: bool = False
+    attempt: int | None = None  # as the client numbers it
+    execution: str | None = None
 
 
 class IncidentChanged(NamedTuple):

@@ -109,6 +109,7 @@ class Engine:
                     and ping.signal == "success"
                     and ping.stage is None
                     and ping.task is None
+                    and ping.options is None
                     and m.definition.is_plain
                     and (m.status is _UP or (m.status is _UNWATCHED and m.last_ping_at is not None))
                     and (m.rare is EMPTY_RARE_STATE or not m.rare.affects_plain_success)

@@ -405,4 +405,8 @@ def _row_of(m: Monitor, run: Run) -> RunChanged:
         reason,
         run.exit_code,
         run.detail(m.definition),
+        run.business_date,
+        run.is_backfill,
+        run.attempt,
+        run.execution,
     )

@@ -38,12 +38,19 @@ def apply_plain_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
 
 def apply_stage_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
     """A ping of a stage, in a run that has an id, of a healthy monitor. False: it takes the long way."""
-    signal, run_id, stage, task, done, total, _, _, message, _ = entry.ping
+    signal, run_id, stage, task, done, total, _, _, message, _, options = entry.ping
     runs = m.rare.runs
-    if runs is None or task is not None or done is not None or total is not None or m.status is not _UP:
+    if (
+        runs is None
+        or options is not None
+        or task is not None
+        or done is not None
+        or total is not None
+        or m.status is not _UP
+    ):
         return False
     run = runs.by_id.get(run_id) if run_id is not None else None
-    if run is None or run.hung is not None or run.unverified_reason is not None:
+    if run is None or run.hung is not None or run.unverified_reason is not None or run.is_backfill:
         return False
     assert stage is not None
     seen = run.stages.get(stage)

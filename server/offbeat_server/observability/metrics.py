@@ -31,8 +31,8 @@ ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2000)
 REFUSALS = ("full", "database", "clock", "timeout", "stopping", "limited")
 ERROR_CODES = (400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 417, 422, 429, 431, 500, 501, 503, 505)
 DETAILS = (
-    *("body", "code", "done", "duration", "error", "exit_code", "message", "path", "run", "stage", "status", "success"),
-    *("task", "total"),
+    *("attempt", "backfill", "body", "code", "done", "duration", "error", "execution", "exit_code", "for"),
+    *("message", "path", "run", "stage", "status", "success", "task", "total"),
 )
 STATUSES = tuple(status.value for status in Status if status != Status.LATE)
 ALERT_RESULTS = ("delivered", "retried", "dead", "expired", "collapsed")

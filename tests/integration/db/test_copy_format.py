@@ -12,7 +12,16 @@ from offbeat_server.common.errors import RowRejectedError
 from offbeat_server.common.instants import to_micros
 from offbeat_server.db.copy_format import COLUMNS
 from offbeat_server.db.repositories.ping_log import LogConnection
-from offbeat_server.engine.model.ping import COUNT_MAX, EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Entry, Ping
+from offbeat_server.engine.model.ping import (
+    COUNT_MAX,
+    EXIT_CODE_MAX,
+    EXIT_CODE_MIN,
+    PLAIN,
+    SIGNALS,
+    Entry,
+    Ping,
+    PingOptions,
+)
 from tests.support.harness import HANG_S
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
@@ -30,6 +39,14 @@ PINGS = st.one_of(
         duration=st.none() | st.floats(allow_nan=False),
         message=st.none() | TEXT,
         dialect=st.none() | st.sampled_from(["healthchecks", "sentry"]),
+        options=st.none()
+        | st.builds(
+            PingOptions,
+            business_date=st.none() | TEXT,
+            backfill=st.booleans(),
+            attempt=st.none() | st.integers(1, 9),
+            execution=st.none() | TEXT,
+        ),
     ),
 )
 SOURCES = st.none() | st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
@@ -84,6 +101,9 @@ async def test_every_kind_of_value_comes_back(database: asyncpg.Connection, log:
         for field in ("run", "stage", "task", "message"):
             sent = getattr(ping, field)
             assert row[field] == (None if sent is None else sent.replace("\0", "\ufffd"))
+        sent = {} if ping.options is None else ping.options.dump()
+        texts = {name: value.replace("\0", "\ufffd") for name, value in sent.items() if isinstance(value, str)}
+        assert (row["options"] or {}) == sent | texts
 
 
 async def test_what_postgres_cannot_hold_is_made_storable(database: asyncpg.Connection, log: LogConnection) -> None:
@@ -113,3 +133,12 @@ async def test_a_row_that_cannot_be_written_down_is_named_so_and_nothing_is_sent
         await log.copy([good, entry._replace(at=at + 2, writer=writer, seq=2)])
     await log.copy([good])  # the connection still works
     assert await database.fetchval("select count(*) from pings") == 1
+
+
+async def test_a_label_that_postgres_cannot_hold_is_made_storable(
+    database: asyncpg.Connection, log: LogConnection
+) -> None:
+    writer, at = await log.register("node", None)
+    await log.copy([Entry(at + 1, writer, 1, 1, 1, None, Ping(options=PingOptions("a\0\ud800", execution="\0")))])
+    (row,) = await database.fetch("select options from pings")
+    assert row["options"] == {"for": "a\ufffd\ufffd", "execution": "\ufffd"}

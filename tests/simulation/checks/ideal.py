@@ -142,7 +142,7 @@ def _was_notified(actual: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 # Columns of a run that say more about it; a revision leaves some of them as they were.
-_OF_PEOPLE = ("started_at", "duration", "reason", "exit_code", "detail", "last_ping_at")
+_OF_PEOPLE = ("started_at", "duration", "reason", "exit_code", "detail", "last_ping_at", "attempt")
 
 
 def _differences(

@@ -352,7 +352,8 @@ _REAL = {
     "states": "select monitor_id, at, writer, seq, status, since, state from states order by monitor_id",
     "members": "select monitor_id, name, at, silent_since from members order by 1, 2",
     "runs": """select monitor_id, number, run, started_at, finished_at, duration, verdict, reason, last_ping_at,
-                      coalesce(exit_code, wide_exit_code), detail
+                      coalesce(exit_code, wide_exit_code), detail,
+                      business_date, backfill, attempt, execution
                  from runs order by 1, 2""",
     "incidents": """select monitor_id, number, opened_at, resolved_at, cause, run, stage, suppressed_by, held
                       from incidents order by 1, 2""",
@@ -375,6 +376,10 @@ _RUN_COLUMNS = (
     "last_ping_at",
     "exit_code",
     "detail",
+    "business_date",
+    "backfill",
+    "attempt",
+    "execution",
 )
 
 

@@ -22,7 +22,7 @@ from offbeat_server.engine.decisions import NO_PING, Alert, Decision, Effect, In
 from offbeat_server.engine.model.enums import AlertKind, AlertState, CauseKind, Status, Verdict
 from offbeat_server.engine.model.fleet import MemberRow
 from offbeat_server.engine.model.monitor import Monitor
-from offbeat_server.engine.model.ping import PLAIN, SIGNALS, Entry, Ping, Position
+from offbeat_server.engine.model.ping import PLAIN, SIGNALS, Entry, Ping, PingOptions, Position
 from tests.simulation.database.differential import DAYS, HOLDERS, Both, Call, Shown, Side
 from tests.simulation.database.sessions import BEGIN
 from tests.simulation.world.people import PROJECT
@@ -147,6 +147,7 @@ class Script:
                     signal, run=rng.choice((None, "r1")), stage=rng.choice((None, "load")),
                     exit_code=rng.choice((0, 2**31)), duration=rng.choice((None, 1.5)),
                     message=rng.choice((None, "ok")), dialect=rng.choice((None, "snitch")),
+                    options=rng.choice((None, PingOptions("2026-11-30", True, 2, "pod-1"))),
                 )  # fmt: skip
             source = rng.choice((None, b"\x0a\0\0\x01"))
             batch.append(Entry(at, writer.writer, seq, rng.randint(1, MONITORS), PROJECT, source, ping))
@@ -302,6 +303,7 @@ class Script:
                 rng.choice((None, 1_500_000, 2_250_000)),
                 rng.choice((Verdict.SUCCEEDED, Verdict.FAILED)) if finished else None,
                 rng.choice((None, "why")), rng.choice((None, 1, 2**31)), rng.choice(DETAILS),
+                rng.choice((None, "2026-11-30")), rng.random() < 0.3, rng.choice((None, 2)), rng.choice((None, "pod")),
             )
         ]  # fmt: skip
 

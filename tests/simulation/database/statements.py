@@ -435,8 +435,8 @@ class Statements:
             (e.writer, e.at, e.seq, e.monitor_id, e.project_id, _inet(e.source), e.ping.signal, _is_plain(e))
             for e in entries
         ]
-        others = [e.ping[1:] for e in entries if not _is_plain(e)]
-        return [(*_columns(heads, 8), *_columns(others, 9))]
+        others = [(*e.ping[1:-1], _options(e)) for e in entries if not _is_plain(e)]
+        return [(*_columns(heads, 8), *_columns(others, 10))]
 
     def scheduler_fence(self, session: Session, writer: int, seen_at: Any, decided: Any) -> list[Row]:
         w = self.writers[writer]
@@ -592,12 +592,14 @@ class Statements:
 
     def decisions_put_runs(self, session: Session, *columns: list[Any]) -> None:
         new: dict[tuple[int, int], SimpleNamespace] = {}
-        for monitor_id, number, _, run, started, finished, last, duration, verdict, reason, code, detail in zip(
+        for monitor_id, number, _, run, started, finished, last, duration, verdict, reason, code, detail, *which in zip(
             *columns, strict=True
         ):
+            date, backfill, attempt, execution = which
             was = self.runs.get((monitor_id, number))
             if was is None:
                 was = SimpleNamespace(run=run, started_at=None, duration=None, detail={}, last_ping_at=NO_PING)
+                was.business_date, was.backfill, was.attempt, was.execution = None, False, None, None
                 was.exit_code = code
             by_person = to_micros(last) == NO_PING
             new[monitor_id, number] = SimpleNamespace(
@@ -610,6 +612,10 @@ class Statements:
                 last_ping_at=was.last_ping_at if by_person else to_micros(last),
                 exit_code=was.exit_code if by_person else code,
                 detail=was.detail if detail == "{}" else orjson.loads(detail),
+                business_date=was.business_date if date is None else date,
+                backfill=was.backfill or backfill,
+                attempt=was.attempt if attempt is None else attempt,
+                execution=was.execution if execution is None else execution,
             )
         session.runs = new
         self._write(session, lambda: self.runs.update(new))
@@ -648,6 +654,9 @@ class Statements:
             if durations:
                 rows.append(_USUAL(monitor_id, len(durations), _quantile(durations, 0.5), _quantile(durations, 0.95)))
         return rows
+
+    def decisions_notes(self, session: Session, monitor_ids: list[int], numbers: list[int], latest: int) -> list[Row]:
+        return []  # people do not acknowledge or comment in a simulated world
 
     def decisions_put_alerts(self, session: Session, *columns: list[Any]) -> None:
         def write() -> None:
@@ -693,6 +702,11 @@ def _is_plain(entry: Entry) -> bool:
 
 def _inet(source: bytes | None) -> bytes | None:
     return None if source is None else b"\2\x20\0\4" + source
+
+
+def _options(entry: Entry) -> str | None:
+    options = entry.ping.options
+    return None if options is None else orjson.dumps(options.dump()).decode()
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:

@@ -572,7 +572,9 @@ def test_a_window_is_once_or_recurs() -> None:
 
 
 @pytest.mark.parametrize("with_ids", [False, True])
-@pytest.mark.parametrize("schedule", [{"cron": "0 2 * * *", "grace": "10m"}, {"every": "1d", "grace": "1h"}, {}])
+@pytest.mark.parametrize(
+    "schedule", [{"cron": "0 2 * * *", "grace": "10m", "recover_by": "any"}, {"every": "1d", "grace": "1h"}, {}]
+)
 def test_thirty_nights_of_starts_without_an_end_are_alerted(schedule: dict[str, Any], with_ids: bool) -> None:
     """A job that is killed every night says only `start`: without `max_runtime` it is down after a day."""
     scene = Scene()

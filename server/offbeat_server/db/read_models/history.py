@@ -51,12 +51,13 @@ async def runs(
     is_open: bool | None = None,
     verdict: str | None = None,
     run: str | None = None,
+    business_date: str | None = None,
     limit: int = 100,
 ) -> list[asyncpg.Record]:
     """Runs of one monitor. Those that are `unverified` may have the former word in their rows."""
     former = (Verdict.UNVERIFIED, FORMER_UNVERIFIED)
     verdicts = None if verdict is None else former if verdict in former else (verdict,)
-    return await pool.fetch(_SQL["runs"], monitor_id, before, is_open, verdicts, run, limit)
+    return await pool.fetch(_SQL["runs"], monitor_id, before, is_open, verdicts, run, limit, business_date)
 
 
 async def find_run(connection: asyncpg.Pool | Connection, monitor_id: int, number: int) -> asyncpg.Record | None:

@@ -199,6 +199,10 @@ def _runs(runs: Sequence[tuple[Decision, RunChanged]]) -> list[list[Any]]:
         [run.reason for _, run in runs],
         [run.exit_code for _, run in runs],
         [_json(run.detail) for _, run in runs],
+        [run.business_date for _, run in runs],
+        [run.backfill for _, run in runs],
+        [run.attempt for _, run in runs],
+        [run.execution for _, run in runs],
     ]
 
 

@@ -9,12 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 import asyncpg
+import orjson
 
 from offbeat_server.common.instants import Micros, to_datetime
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.monitor import one_of_equal
-from offbeat_server.engine.model.ping import PLAIN, Entry, Ping, Position
+from offbeat_server.engine.model.ping import PLAIN, Entry, Ping, PingOptions, Position
 
 ENTRIES_MAX = 5_000  # of one writer in one read
 _SQL = load("entries")
@@ -52,10 +53,12 @@ _new_entry = tuple.__new__  # half the time of Entry(...), which is a Python fun
 def read_entries(columns: asyncpg.Record | None) -> list[Entry]:
     """The columns of the statements, each a list of one length; the last ones of what is not plain, or all null."""
     assert columns is not None
-    writers, ats, seqs, monitor_ids, project_ids, sources, signals, plain, *ping_columns = columns
+    writers, ats, seqs, monitor_ids, project_ids, sources, signals, plain, *ping_columns, options = columns
     if writers is None:
         return []
-    others: Iterator[Any] = zip(*ping_columns, strict=True) if ping_columns[0] is not None else iter(())
+    others: Iterator[Any] = iter(())
+    if options is not None:
+        others = zip(*ping_columns, map(_options, options), strict=True)
     # The values that a monitor keeps of its last entry are one object for all monitors if they are equal.
     return [
         _new_entry(
@@ -74,6 +77,10 @@ def read_entries(columns: asyncpg.Record | None) -> list[Entry]:
             writers, ats, seqs, monitor_ids, project_ids, sources, signals, plain, strict=True
         )
     ]
+
+
+def _options(stored: str | None) -> PingOptions | None:
+    return None if stored is None else PingOptions.load(orjson.loads(stored))
 
 
 @lru_cache(maxsize=10_000)

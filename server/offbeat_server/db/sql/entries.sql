@@ -12,8 +12,8 @@ select array_agg(p.writer), array_agg((extract(epoch from p.at) * 1000000)::bigi
        array_agg(p.total) filter (where not p.plain),
        array_agg(coalesce(p.exit_code, p.wide_exit_code)) filter (where not p.plain),
        array_agg(p.duration) filter (where not p.plain), array_agg(p.message) filter (where not p.plain),
-       array_agg(p.dialect) filter (where not p.plain)
-  from (select *, num_nonnulls(run, stage, task, done, total, exit_code, wide_exit_code, duration, message, dialect) = 0
+       array_agg(p.dialect) filter (where not p.plain), array_agg(p.options::text) filter (where not p.plain)
+  from (select *, num_nonnulls(run, stage, task, done, total, exit_code, wide_exit_code, duration, message, dialect, options) = 0
                       as plain
           from pings
 

@@ -3,7 +3,7 @@
 -- name: pings
 -- The newest first. The bound on `at` alone lets Postgres skip partitions; writer and seq break ties of one instant.
 select at, writer, seq, signal, run, stage, task, done, total, coalesce(exit_code, wide_exit_code) as exit_code, duration,
-       message, source, dialect
+       message, source, dialect, options
   from pings
  where monitor_id = $1
    and at <= $2 and (at, writer, seq) < ($2, $3, $4)
@@ -14,10 +14,13 @@ select at, writer, seq, signal, run, stage, task, done, total, coalesce(exit_cod
  limit $8
 
 -- part: runs_shown
--- A run as it is shown, with the names of its monitor and project.
+-- A run as it is shown, with the names of its monitor and project. Runs for one business date are its attempts, by number.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration,
-       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, p.slug as project, m.project_id,
-       (m.definition || m.newer_fields)::text as definition
+       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, r.business_date, r.backfill, r.execution,
+       coalesce(r.attempt, case when r.business_date is not null then
+         (select count(*)::integer from runs o
+           where o.monitor_id = r.monitor_id and o.business_date = r.business_date and o.number <= r.number) end)
+         as attempt, m.slug as monitor, p.slug as project, m.project_id, (m.definition || m.newer_fields)::text as definition
   from runs r
   join monitors m on m.id = r.monitor_id
   join projects p on p.id = m.project_id
@@ -29,6 +32,7 @@ select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_a
    and ($3::boolean is null or (r.finished_at is null) = $3)
    and ($4::text[] is null or r.verdict = any($4))
    and ($5::text is null or r.run = $5)
+   and ($7::text is null or r.business_date = $7)
  order by r.number desc
  limit $6
 

@@ -8,7 +8,7 @@
 -- passed over before all of that: ten thousand of these would take a second.
 select m.id, m.project_id, p.slug as project, m.slug, m.name, m.tags, m.paused, m.snoozed_until, m.rev,
        (m.definition || m.newer_fields)::text as definition, m.created_at, m.updated_at,
-       s.status, s.since, last.at as last_at, last.signal as last_signal,
+       s.status, s.since, s.at as state_at, last.at as last_at, last.signal as last_signal,
        jsonb_strip_nulls(jsonb_build_object('due', s.state -> 'due', 'heard_at', s.state -> 'heard_at',
                                             'not_before', s.state -> 'not_before', 'created', s.state -> 'created'))
          as state,

@@ -128,7 +128,11 @@ select s.monitor_id, w.number, s.at, s.writer, s.seq, o.run
 -- name: run_pulse
 -- Runs on open pages, with what is expected of them.
 select r.monitor_id, r.number, r.run, r.started_at, r.finished_at, r.last_ping_at, r.duration,
-       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, m.slug as monitor, m.name, p.slug as project, m.project_id,
+       coalesce(r.exit_code, r.wide_exit_code) as exit_code, r.verdict, r.reason, r.detail, r.business_date, r.backfill, r.execution,
+       coalesce(r.attempt, case when r.business_date is not null then
+         (select count(*)::integer from runs o
+           where o.monitor_id = r.monitor_id and o.business_date = r.business_date and o.number <= r.number) end)
+         as attempt, m.slug as monitor, m.name, p.slug as project, m.project_id,
        (m.definition || m.newer_fields)::text as definition
   from unnest($1::integer[], $2::integer[]) as w (monitor_id, number)
   join runs r on r.monitor_id = w.monitor_id and r.number = w.number

@@ -15,7 +15,13 @@ from offbeat_server.engine.model.enums import AlertKind, CauseKind, Resolution, 
 from offbeat_server.engine.model.run_detail import At, HoldDetail, RunDetail, field
 
 _AT = "2026-11-24T01:30:00.120000Z"
-_CAUSE = {"cause": "failed", "reason": "stage load failed with exit code 3 (run 42)", "run": "42", "stage": "load"}
+_CAUSE = {
+    "cause": "failed",
+    "reason": "stage load failed with exit code 3 (run 42)",
+    "run": "42",
+    "stage": "load",
+    "business_date": "2026-11-23",
+}
 _DETAIL = {"progress": {"done": 45, "total": 100, "rate": 0.5, "eta": "2026-11-24T01:31:50.120000Z"}}
 _HOLD = {"kind": "maintenance", "by": "deploy", "started_at": _AT, "ends_at": "2026-11-24T06:00:00Z"}
 _FLAPPING = {"incidents": 5, "hold_s": 600.0, "held": False}
@@ -29,6 +35,11 @@ class CausePayload(TypedDict, Generic[At]):
     reason: Annotated[str, field("The cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
     run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
     stage: Annotated[str | None, field("The stage of the run. Null: the cause is about no stage.", "load")]
+    business_date: NotRequired[
+        Annotated[
+            str | None, field("The business date of the occurrence that failed. Null: it has none.", "2026-11-23")
+        ]
+    ]
     opened_at: NotRequired[Annotated[At, field("When it was first recorded.", _AT)]]
     closed_at: NotRequired[
         Annotated[
@@ -124,6 +135,9 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     reason: Annotated[str, field("The worst cause as a sentence.", "stage load failed with exit code 3 (run 42)")]
     run: Annotated[str | None, field("The run id that the client sent. Null: the cause is about no run.", "42")]
     stage: Annotated[str | None, field("The stage that failed or was running. Null: there is none.", "load")]
+    business_date: Annotated[
+        str | None, field("The business date of the worst cause. Null: it has none.", "2026-11-23")
+    ]
     causes: Annotated[
         list[CausePayload[At]],
         field(
@@ -135,6 +149,9 @@ class AlertPayload(TypedDict, Generic[At], total=False):
     opened_at: Annotated[At, field("When the incident opened, or the outage began.", _AT)]
     resolved_at: Annotated[At | None, field("When it ended. Null: it is open.", "2026-11-24T03:05:00Z")]
     resolution: Annotated[Resolution | None, field("How the incident ended. Null: it is open.", "recovered")]
+    recovered_by: Annotated[
+        str, field("The run or ping that ended the last cause. Absent: no ping did.", "run 43 for 2026-11-23")
+    ]
     decided_at: Annotated[
         At, field("When Offbeat decided to send the alert; of a digest, the latest of its alerts.", _AT)
     ]
@@ -225,6 +242,7 @@ CONTENT: dict[str, Content] = {
         (
             *("held_back", "held", "run_started_at", "run_finished_at", "last_message", "detail", "usual", "flapping"),
             *("runs", "runs_count", "acknowledged_at", "acknowledged_by", "comments", "comments_count"),
+            *("business_date", "recovered_by"),
         ),
     ),
     "OperatorAlert": Content(

@@ -34,6 +34,7 @@ from offbeat_server.engine.model.definition_problems import problems_of
 from offbeat_server.engine.model.ping import STAGE_CHARS_MAX, TASK_CHARS_MAX
 from offbeat_server.engine.schedule.calendar import check_cron, check_oncalendar, check_zone
 from offbeat_server.engine.schedule.durations import read_duration, write_duration
+from offbeat_server.engine.schedule.run_date_patterns import check_run_date
 
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,98}[a-z0-9])?$|^[a-z0-9]$"
 STAGES_MAX = 100
@@ -278,7 +279,7 @@ _EXPECTATIONS = (*_SCHEDULES, "max_runtime", "min_runtime", "quiet_for", "stall_
 # previous version read only this one.
 FORMER_COUNT_OUTAGES = "strict"
 # The program of schema version 5 rejects these in `monitors.definition`, so they are stored beside it.
-NEWER_FIELDS = ("complete",)
+NEWER_FIELDS = ("complete", "run_date", "business_date_offset", "recover_by")
 NOT_OF_FLEETS = ("max_runtime", "min_runtime", "quiet_for", "stall_for", "stages", "tasks", "complete", "at_most")
 
 
@@ -333,6 +334,24 @@ class Definition(_Model):
         "`trust`. It is also null for a definition that an earlier version wrote.",
     )
     at_most: AtMost | None = Field(None, description="More runs and heartbeats than this cause an incident.")
+
+    run_date: Annotated[str, Field(max_length=100), AfterValidator(check_run_date)] = Field(
+        "auto",
+        description="The place of the business date in a run id. `auto`: a date such as 2026-11-30 or 20261130, "
+        "perhaps with a time. `none`: nowhere. Or a pattern such as etl-%Y%m%d.",
+    )
+    business_date_offset: int = Field(
+        0,
+        ge=-31,
+        le=31,
+        description="Days from the date of a slot to its business date: -1 if a run is for the day before its slot.",
+    )
+    recover_by: Literal["same", "any"] | None = Field(
+        None,
+        description="`same`: only a success for the same business date ends a failure. `any`: one for a later date "
+        "ends it too. None: `same` for dates that a client names, and for runs of a schedule with at most one slot a "
+        "day; otherwise `any`.",
+    )
 
     fail_after: int = Field(1, ge=1, le=1000, description="Consecutive misses or failures before an incident opens.")
     recover_after: int = Field(1, ge=1, le=1000, description="Consecutive successes before the incident is resolved.")

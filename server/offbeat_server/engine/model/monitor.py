@@ -66,12 +66,13 @@ class Cause:
 
     `opened_at` is when it first was one, `last_failed_at` when it last was; `due` is what was missed, None for other
     kinds; `consecutive_successes` counts the successes in a row that speak against it; `shortfall` is how many members
-    of a fleet are too few.
+    of a fleet are too few. `business_date` is that of the occurrence that failed, None if it is none;
+    `is_date_named`: its client named it.
     `worst` is the reason for the record once it is over: of a fleet, its worst moment with `worst_missing` members.
     `evidence` is what its alert says of a run that has ended or of a heartbeat, until that alert is made.
     """
 
-    __slots__ = (*_CAUSE_KEYS.values(), "evidence", "worst", "worst_missing")
+    __slots__ = (*_CAUSE_KEYS.values(), "business_date", "evidence", "is_date_named", "worst", "worst_missing")
 
     def __init__(
         self,
@@ -84,18 +85,23 @@ class Cause:
         due: Micros | None = None,
         shortfall: int = 0,
         evidence: RunEvidence[Micros] | None = None,
+        business_date: str | None = None,
     ) -> None:
         self.kind, self.opened_at, self.reason, self.due, self.shortfall = kind, opened_at, reason, due, shortfall
         self.number, self.run, self.stage = number, run, stage
         self.last_failed_at: Micros = opened_at
         self.consecutive_successes = 0
+        self.business_date, self.is_date_named = business_date, False
         self.worst, self.worst_missing = "", 0
         self.evidence = evidence
 
     @property
     def key(self) -> CauseKey:
         """The identity of a cause: equal for the same cause when it occurs again."""
-        return (self.kind, self.number, self.stage or (self.run if not self.number else None) or "")
+        which = self.stage or (self.run if not self.number else None)
+        if which is None and self.due is not None:
+            which = self.business_date  # several occurrences of a schedule may be missed
+        return (self.kind, self.number, which or "")
 
     def show(self) -> CauseDetail[Micros]:
         """The cause as alerts and the API show it."""
@@ -106,6 +112,8 @@ class Cause:
             shown["run"] = self.run
         if self.stage is not None:
             shown["stage"] = self.stage
+        if self.business_date is not None:
+            shown["business_date"] = self.business_date
         return shown
 
     def dump(self) -> dict[str, Any]:
@@ -145,12 +153,14 @@ class Incident:
         "holds",
         "known_runs",
         "notified_at",
+        "notified_dates",
         "notified_rank",
         "notified_runs",
         "notified_shortfall",
         "number",
         "opened_at",
         "ordinal",
+        "recovered_by",
         "resolution",
         "resolved_at",
         "runs",
@@ -169,6 +179,7 @@ class Incident:
         self.closed: list[tuple[Micros, Cause]] = []
         self.resolved_at: Micros | None = None
         self.resolution: Resolution | None = None
+        self.recovered_by: str | None = None  # the run or ping that ended its last cause, as words
         self.silent = False
         self.notified_at: Micros | None = None
         self.notified_rank = 0
@@ -176,6 +187,7 @@ class Incident:
         self.notified_runs: set[int] = set()
         self.runs: dict[int | str, str | None] = {}
         self.known_runs: set[int] = set()
+        self.notified_dates: set[str] = set()
 
     def count_run(self, cause: Cause) -> None:
         """Note the run of a cause, if it is about one."""
@@ -198,8 +210,10 @@ class Incident:
         """Whether no alert has reported this cause yet, or one like it: of its run, or as bad."""
         if self.is_known(cause):
             return False
-        another_run = cause.number > 0 and cause.number not in self.notified_runs
-        return another_run or cause.shortfall > self.notified_shortfall or RANKS[cause.kind] > self.notified_rank
+        another = cause.number > 0 and cause.number not in self.notified_runs
+        if cause.kind == CauseKind.MISSED and cause.business_date is not None:
+            another = cause.business_date not in self.notified_dates
+        return another or cause.shortfall > self.notified_shortfall or RANKS[cause.kind] > self.notified_rank
 
     @property
     def tells_explicit_failure(self) -> bool:
@@ -233,12 +247,14 @@ class Incident:
         causes = [_dump_cause(cause) for cause in self.causes.values()]
         newer = [kind for _, kind, *_ in causes]
         more = [rest for _, _, *rest in causes]
+        dates = [[cause.business_date, cause.is_date_named] for cause in self.causes.values()]
         return {
             "n": self.number,
             "o": self.opened_at,
             "c": [cause for cause, *_ in causes],
             **({"x": more} if any(map(any, more)) else {}),
             **({"i": newer} if any(newer) else {}),
+            **({"b": dates} if any(map(any, dates)) else {}),
             "d": self.ordinal,
             "a": self.announced,
             "w": self.announce_at,
@@ -249,8 +265,17 @@ class Incident:
             **({"r": [[*each] for each in self.runs.items()]} if self.runs else {}),
             **({"k": sorted(self.known_runs)} if self.known_runs else {}),
             **({"holds": self.holds} if self.holds else {}),
-            **({"closed": [[at, *_dump_cause(cause)] for at, cause in self.closed]} if self.closed else {}),
-            **({"resolved": [self.resolved_at, self.resolution]} if self.resolution is not None else {}),
+            **(
+                {"closed": [[at, *_dump_cause(cause), cause.business_date] for at, cause in self.closed]}
+                if self.closed
+                else {}
+            ),
+            **(
+                {"resolved": [self.resolved_at, self.resolution, self.recovered_by]}
+                if self.resolution is not None
+                else {}
+            ),
+            **({"z": sorted(self.notified_dates)} if self.notified_dates else {}),
         }
 
     def drop_evidence(self) -> None:
@@ -269,8 +294,10 @@ class Incident:
         incident = cls(state["n"], state["o"])
         extra = chain(state.get("x", ()), repeat((None, "", 0)))
         kinds = chain(state.get("i", ()), repeat(""))
-        for each, more, newer_kind in zip(state["c"], extra, kinds, strict=False):
+        dates = chain(state.get("b", ()), repeat((None, False)))
+        for each, more, newer_kind, date in zip(state["c"], extra, kinds, dates, strict=False):
             cause = _load_cause(each, newer_kind, *more)
+            cause.business_date, cause.is_date_named = date
             incident.causes[cause.key] = cause
         incident.ordinal, incident.announced, incident.announce_at = state["d"], state["a"], state["w"]
         incident.suppressed_by, incident.silent = state["s"], state["q"]
@@ -280,9 +307,11 @@ class Incident:
         incident.closed = [(at, _load_cause(*more)) for at, *more in state.get("closed", ())]
         if resolved := state.get("resolved"):
             incident.resolved_at, incident.resolution = resolved[0], read_enum(Resolution, resolved[1])
+            incident.recovered_by = resolved[2]
         incident.notified_runs, incident.notified_shortfall = set(notified_runs), state.get("l", 0)
         incident.runs = dict(state.get("r", ()))
         incident.known_runs = set(state.get("k", ()))
+        incident.notified_dates = set(state.get("z", ()))
         return incident
 
 
@@ -292,10 +321,16 @@ def _dump_cause(cause: Cause) -> tuple[dict[str, Any], str, RunEvidence[Micros] 
 
 
 def _load_cause(
-    state: dict[str, Any], newer_kind: str, evidence: RunEvidence[Micros] | None, worst: str, worst_missing: int
+    state: dict[str, Any],
+    newer_kind: str,
+    evidence: RunEvidence[Micros] | None,
+    worst: str,
+    worst_missing: int,
+    business_date: str | None = None,
 ) -> Cause:
     cause = Cause.load(state, newer_kind)
     cause.evidence, cause.worst, cause.worst_missing = evidence, worst, worst_missing
+    cause.business_date = business_date
     return cause
 
 

@@ -62,15 +62,20 @@ class Run:
     """One run. Instants are Micros, None if unknown."""
 
     __slots__ = (
+        "attempt",
         "broken",
+        "business_date",
         "count",
         "counted",
+        "execution",
         "exit_code",
         "faults",
         "finished_at",
         "hung",
         "hung_by",
         "implicit",
+        "is_backfill",
+        "is_date_named",
         "last_at",
         "message",
         "number",
@@ -78,6 +83,7 @@ class Run:
         "reason",
         "restarted_at",
         "run",
+        "source",
         "stages",
         "started_at",
         "tasks",
@@ -110,6 +116,12 @@ class Run:
         self.stages: dict[str, StageState] = {}
         self.tasks: dict[str, TaskGroup] = {}  # by stage; "": of the run itself
         self.count: TaskCount | None = None
+        self.business_date: str | None = None  # None: it serves no occurrence
+        self.is_date_named = False  # its client named that date, in `for` or in the run id
+        self.is_backfill = False  # it makes up for an earlier occurrence
+        self.attempt: int | None = None  # as its client numbers it
+        self.execution: str | None = None  # the id of the execution that started it, as its client sent it
+        self.source: bytes | None = None  # the address of the client that started it, where overlaps are watched
         self.broken: set[Mark] = set()
 
     # ---------------------------------------------------------------- pings
@@ -490,9 +502,21 @@ class Run:
             or None,
             "z": [stage for stage, group in self.tasks.items() if group.expected == 0] or None,  # their total is 0
             "v": [self.verdict, self.finished_at, self.reason, self.exit_code] if self.verdict is not None else None,
+            "d": self._date(),
+            "p": self._sender(),
         }
         state.update((key, value) for key, value in optional.items() if value is not None)
         return state
+
+    def _date(self) -> list[Any] | None:
+        if self.business_date is None and not self.is_backfill:
+            return None
+        return [self.business_date, self.is_date_named, self.is_backfill]
+
+    def _sender(self) -> list[Any] | None:
+        if (self.attempt, self.execution, self.source) == (None, None, None):
+            return None
+        return [self.attempt, self.execution, self.source.hex() if self.source is not None else None]
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Run":
@@ -518,6 +542,9 @@ class Run:
         if "v" in state:
             verdict, run.finished_at, run.reason, run.exit_code = state["v"]
             run.verdict = read_enum(Verdict, verdict)
+        run.business_date, run.is_date_named, run.is_backfill = state.get("d", (None, False, False))
+        run.attempt, run.execution, source = state.get("p", (None, None, None))
+        run.source = bytes.fromhex(source) if source else None
         return run
 
 

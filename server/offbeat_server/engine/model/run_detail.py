@@ -135,6 +135,9 @@ class CauseDetail(TypedDict, Generic[At]):
     number: NotRequired[Annotated[int, field("The number of the run. Absent: the cause is about no run.", 17)]]
     run: NotRequired[Annotated[str, field("The run id that the client sent. Absent: none.", "42")]]
     stage: NotRequired[Annotated[str, field("The stage of the run. Absent: the cause is about no stage.", "load")]]
+    business_date: NotRequired[
+        Annotated[str, field("The business date of the occurrence that failed. Absent: it has none.", "2026-11-30")]
+    ]
 
 
 class HoldDetail(TypedDict, Generic[At]):

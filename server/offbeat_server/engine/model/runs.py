@@ -29,9 +29,18 @@ class EndedRun(NamedTuple):
     begun: bool = True  # whether it had a ping before its end
     started: Micros | None = None
     finish_key: str = ""  # what its own last ping said (see `repeat_key`); "": it has not said how it ended
+    business_date: str | None = None
+    is_date_named: bool = False
+    is_backfill: bool = False
+    execution: str | None = None
     by_hand: bool = False  # a person gave it this verdict, and it has sent no other finish since
     content: Run | None = None
     forgotten: bool = False
+
+    @property
+    def which(self) -> tuple[Any, ...]:
+        """Its business date, and the execution that started it."""
+        return self.business_date, self.is_date_named, self.is_backfill, self.execution
 
     def dump(self) -> list[Any]:
         """As JSON, the fields that the program before reads. It does not know the verdict `ignored`."""
@@ -49,6 +58,7 @@ class EndedRun(NamedTuple):
             return self.content
         plain = Run(self.number, run, self.started, self.at)
         plain.finished_at, plain.verdict = self.at, self.verdict
+        plain.business_date, plain.is_date_named, plain.is_backfill, plain.execution = self.which
         plain.exit_code = 0 if self.finish_key.split(" ", 2)[1:2] == ["0"] else None
         return plain
 
@@ -58,6 +68,7 @@ class EndedRun(NamedTuple):
         return len(self.content.stages) + self.content.task_names if self.content is not None else 0
 
 
+_DATE_FIELDS = ("business_date", "is_date_named", "is_backfill", "execution")
 _FORGOTTEN = 0  # in place of a content; also of a state that was written without contents
 
 
@@ -65,6 +76,13 @@ def _dump_content(ended: EndedRun) -> dict[str, Any] | int | None:
     if ended.content is None:
         return _FORGOTTEN if ended.forgotten else None
     return ended.content.dump()
+
+
+def ended_run(run: Run, verdict: Verdict, at: Micros, begun: bool, finish_key: str) -> EndedRun:
+    """Return what a late ping of a run needs to know that ended at `at`."""
+    content = None if run.is_plain else run
+    which = (run.business_date, run.is_date_named, run.is_backfill, run.execution)
+    return EndedRun(run.number, verdict, at, begun, run.started_at, finish_key, *which, content=content)
 
 
 def _load_ended(
@@ -75,12 +93,14 @@ def _load_ended(
     started: Micros = 0,
     finish_key: str = "",
     content: dict[str, Any] | int | None = None,
+    *which: Any,
 ) -> EndedRun:
-    """From JSON, in which an unknown start is 0."""
+    """From JSON, in which an unknown start is 0. `which`: its business date and execution."""
     run = Run.load(content) if isinstance(content, dict) else None
     forgotten = content == _FORGOTTEN
     ended = EndedRun(number, read_enum(Verdict, verdict), at, begun, started or None, finish_key)
-    return ended._replace(content=run, forgotten=forgotten)
+    dates = dict(zip(_DATE_FIELDS, which, strict=False))
+    return ended._replace(content=run, forgotten=forgotten, **dates)
 
 
 class MonitorRuns:
@@ -169,8 +189,7 @@ class MonitorRuns:
         del self.open[run.number]
         self.limits.sweep(self.open)
         self.task_names -= run.task_names
-        content = None if run.is_plain else run
-        ended = EndedRun(run.number, verdict, at, not created_by_finish, run.started_at, finish_key, content=content)
+        ended = ended_run(run, verdict, at, not created_by_finish, finish_key)
         if run.run is not None:
             del self.by_id[run.run]
         else:
@@ -233,12 +252,18 @@ class MonitorRuns:
             state["c"] = [[run, *ended.dump()] for run, ended in self.closed.items()]
             state["w"] = [[ended.started or 0, ended.finish_key] for ended in self.closed.values()]
             state["d"] = [_dump_content(ended) for ended in self.closed.values()]
+            dates = [list(ended.which) for ended in self.closed.values()]
+            if any(map(any, dates)):
+                state["x"] = dates
         if self.unnamed is not None:
             ended = self.unnamed
-            state["u"] = [*ended.dump(), ended.started or 0, ended.finish_key, _dump_content(ended)]
+            which = ended.which if any(ended.which) else ()
+            state["u"] = [*ended.dump(), ended.started or 0, ended.finish_key, _dump_content(ended), *which]
         if self.auto_completed is not None:
             state["f"] = self.auto_completed.dump()
             state["s"] = self.auto_completed.started or 0
+            if any(self.auto_completed.which):
+                state["t"] = list(self.auto_completed.which)
         if by_hand := [[run, ended.verdict] for run, ended in self._remembered() if ended.by_hand]:
             state["h"] = by_hand
         if self.finished is not None:
@@ -260,8 +285,9 @@ class MonitorRuns:
                 runs.by_id[run.run] = run
         keys = chain(state.get("w", ()), repeat((0, "")))
         contents = chain(state.get("d", ()), repeat(_FORGOTTEN))
-        for (run_id, *ended), more, content in zip(state.get("c", ()), keys, contents, strict=False):
-            runs.closed[run_id] = _load_ended(*chain(ended, more, [content]))
+        dates = chain(state.get("x", ()), repeat(()))
+        for (run_id, *ended), more, content, which in zip(state.get("c", ()), keys, contents, dates, strict=False):
+            runs.closed[run_id] = _load_ended(*chain(ended, more, [content], which))
         runs.ended_names = sum(ended.names for ended in runs.closed.values())
         runs.own_finish_due = "f" in state
         if "f" in state:

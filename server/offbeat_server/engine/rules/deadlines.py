@@ -9,13 +9,14 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.active_tasks import TaskLimit
 from offbeat_server.engine.model.enums import CauseKind
-from offbeat_server.engine.model.monitor import MISSED, Cause, Monitor
+from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.run import TASK_LIMITS, Limit, Run
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.fleets import evaluate_members
 from offbeat_server.engine.rules.incidents import record_failure
 from offbeat_server.engine.rules.notifications import notify_if_due
-from offbeat_server.engine.schedule.due_times import due_from, next_due, window_start
+from offbeat_server.engine.schedule import business_dates
+from offbeat_server.engine.schedule.due_times import calendar_of, due_from, next_due, window_start
 from offbeat_server.engine.schedule.outage_intervals import LOSS_SHARE
 
 EXCUSED_MAX = 2  # occurrences in a row
@@ -55,8 +56,11 @@ def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None
             m.due = deadline + (definition.first_within or 0)
         return
     reason += reasons.outage_note(definition, state.outages, start, deadline) if outage_time else ""
-    _miss(state, m, Cause(CauseKind.MISSED, deadline, reason, due=due))
-    if m.incident is not None and MISSED in m.incident.causes:
+    is_calendar = calendar_of(definition) is not None and m.last_ping_at is not None
+    date = business_dates.of_slot(definition, due) if is_calendar else None
+    cause = Cause(CauseKind.MISSED, deadline, reason, due=due, business_date=date)
+    _miss(state, m, cause)
+    if m.incident is not None and cause.key in m.incident.causes:
         m.incident.silent = True
     elif m.last_ping_at is not None:
         m.due = next_due(definition, due)

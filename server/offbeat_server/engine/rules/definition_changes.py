@@ -12,7 +12,7 @@ from offbeat_server.common.instants import Micros
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.enums import CauseKind, Resolution, Verdict
-from offbeat_server.engine.model.monitor import MISSED, CauseKey, Monitor
+from offbeat_server.engine.model.monitor import CauseKey, Incident, Monitor
 from offbeat_server.engine.model.run import Limit, Run, tasks_of
 from offbeat_server.engine.rules import notifications, reasons
 from offbeat_server.engine.rules.completeness import requires_more
@@ -37,7 +37,7 @@ def redefine(state: EngineState, m: Monitor, old: Definition) -> None:
         m.awaited = None
         if m.last_ping_at is None and new.first_within is None:
             m.due = None
-        clear(state, m, lambda key: key[0] == CauseKind.MISSED and key != MISSED, Resolution.CHANGED)
+        clear(state, m, _misses(m.incident, of_schedule=False).__contains__, Resolution.CHANGED)
     elif m.awaited and _differ(old, new, "grace", "count_outages"):
         m.awaited = {run: max(due, state.now) for run, due in m.awaited.items()}
         if m.last_ping_at is not None or new.first_within is None:
@@ -195,9 +195,10 @@ def _change_schedule(state: EngineState, m: Monitor, old: Definition) -> None:
     m.due = changed.due
     if m.incident is None:
         return
-    if MISSED in m.incident.causes and not changed.passed:  # S16.8
+    missed = _misses(m.incident, of_schedule=True)
+    if missed and not changed.passed:  # S16.8
         m.incident.silent = False
-        clear(state, m, lambda key: key == MISSED, Resolution.CHANGED)
+        clear(state, m, missed.__contains__, Resolution.CHANGED)
     elif m.incident.silent:
         m.due = changed.wanted
 
@@ -235,6 +236,12 @@ def _due_after_pings(state: EngineState, m: Monitor, old: Definition, last_ping_
         wanted = due = m.due if _has_schedule(new) else None
     passed = wanted is not None and wanted + new.grace <= now
     return _NewDue(wanted, max(due, now) if due is not None else None, passed)
+
+
+def _misses(incident: Incident | None, *, of_schedule: bool) -> set[CauseKey]:
+    """The open misses of the schedule, or those of awaited runs with an id."""
+    causes = incident.causes.items() if incident is not None else ()
+    return {key for key, cause in causes if cause.kind == CauseKind.MISSED and (cause.run is None) == of_schedule}
 
 
 def _has_schedule(definition: Definition) -> bool:

@@ -46,7 +46,7 @@ def apply_late_step(state: EngineState, m: Monitor, ping: Ping) -> None:
     if (cause := _failure(state, m, ended, run, ping)) is not None:
         revise_to_failed(state, m, ended, run, cause)
     elif ended.verdict == Verdict.FAILED and was_wrong and _has_succeeded(m, ended, run, ping):
-        revise_to_succeeded(state, m, ended, run)
+        revise_to_succeeded(state, m, ended, run, ping)
     else:
         _update_reason(state, m, ended, run, ping)
         run.message = None

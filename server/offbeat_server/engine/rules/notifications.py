@@ -202,6 +202,7 @@ def _notify(state: EngineState, m: Monitor, incident: Incident, kind: AlertKind,
     incident.notified_rank = max(incident.notified_rank, *(RANKS[cause.kind] for cause in causes))
     incident.notified_shortfall = max(incident.notified_shortfall, *(cause.shortfall for cause in causes))
     incident.notified_runs = {cause.number for cause in causes if cause.number}
+    incident.notified_dates = {cause.business_date for cause in causes if cause.business_date is not None}
     closed: list[ReportedCause] = [(cause, at) for at, cause in incident.closed]
     incident.closed = []
     if incident.resolved_at is None:
@@ -233,6 +234,7 @@ def _payload_of(cause: Cause, closed_at: Micros | None) -> CausePayload[Micros]:
         "reason": cause.reason,
         "run": cause.run,
         "stage": cause.stage,
+        "business_date": cause.business_date,
         "opened_at": cause.opened_at,
     }
     if closed_at is not None:
@@ -263,6 +265,7 @@ def _alert(
         "reason": worst.reason,
         "run": worst.run,
         "stage": worst.stage,
+        "business_date": worst.business_date,
         "causes": [_payload_of(cause, closed_at) for cause, closed_at in causes],
         "opened_at": incident.opened_at,
         "resolved_at": incident.resolved_at if resolution is not None else None,
@@ -278,6 +281,8 @@ def _alert(
         named = islice(incident.runs.items(), RUNS_NAMED_MAX)
         facts["runs"] = [{"run": id, "number": key if isinstance(key, int) else None} for key, id in named]
         facts["runs_count"] = len(incident.runs)
+    if resolution is not None and incident.recovered_by is not None:
+        facts["recovered_by"] = incident.recovered_by
     run = m.runs.open.get(worst.number) if m.runs is not None and worst.number else None
     evidence = evidence_of(m, run) if run is not None else worst.evidence
     if evidence is not None:

@@ -5,19 +5,31 @@ what; `apply_ping` follows them from top to bottom. Of one ping, what is wrong i
 an incident does not end and begin again within it.
 """
 
+from offbeat_server.common.instants import Micros
 from offbeat_server.engine.decisions import MonitorResumed
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model.enums import CauseKind, Resolution, Verdict
 from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import Entry, Ping, repeat_key
 from offbeat_server.engine.model.run import Run
+from offbeat_server.engine.model.run_detail import RunEvidence
 from offbeat_server.engine.model.runs import LATE_START_MAX, REMEMBERED_FOR, EndedRun, MonitorRuns
 from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.business_dates import RunDate, Success, date_of
 from offbeat_server.engine.rules.definition_changes import resume
 from offbeat_server.engine.rules.fleets import apply_member_ping
 from offbeat_server.engine.rules.incidents import record_failure, record_success, resolve
 from offbeat_server.engine.rules.run_steps import apply_step_ping, apply_total
-from offbeat_server.engine.rules.runs import ANY_SUCCESS_DIALECTS, apply_run_ping, finish, open_run, revise, runs_of
+from offbeat_server.engine.rules.runs import (
+    ANY_SUCCESS_DIALECTS,
+    apply_run_ping,
+    finish,
+    is_of_another_execution,
+    open_run,
+    revise,
+    runs_of,
+    take_date,
+)
 from offbeat_server.engine.rules.schedule_state import (
     apply_heartbeat,
     count_occurrence,
@@ -46,45 +58,67 @@ def apply_ping(state: EngineState, m: Monitor, entry: Entry) -> None:
     if m.definition.members is not None:
         apply_member_ping(state, m, ping)
         return
-    satisfying = ping.signal in SATISFYING
+    run = m.runs.find(ping.run) if m.runs is not None else None
+    known = None  # of a ping without an id and options it is found when it is needed
+    if run is None and (ping.run is not None or ping.options is not None):
+        known = date_of(m, ping, state.now)
+    satisfying = ping.signal in SATISFYING and not _is_of_backfill(ping, run, known)
     if satisfying:
         apply_heartbeat(state, m)
     if ping.stage is not None or ping.task is not None:
-        served = apply_step_ping(state, m, ping)
-    elif satisfying:
-        served = _apply_run_ping(state, m, entry)
+        date = apply_step_ping(state, m, ping, known)
+    elif ping.signal in SATISFYING:
+        date = _apply_run_ping(state, m, entry, known)
     else:
-        served = _apply_sign_of_life(state, m, ping)
-    if served or (satisfying and m.definition.every is not None):
-        end_absence(state, m, ping.run)
+        date = _apply_sign_of_life(state, m, ping, known)
+    if date is not None or (satisfying and m.definition.every is not None):
+        end_absence(state, m, ping.run, _presence(ping, run, date))
 
 
-def _apply_run_ping(state: EngineState, m: Monitor, entry: Entry) -> bool:
-    """A ping of a whole run, or of none. Whether it counts for the schedule."""
+def _presence(ping: Ping, run: Run | None, date: RunDate | None) -> Success:
+    """The date that is there again: that of the open run of a ping, or of the run or heartbeat that began with it."""
+    any_date = ping.dialect is not None
+    if date is not None:
+        return Success(0, None, date.business_date, date.is_backfill, any_date)
+    if run is not None:
+        return Success(0, None, run.business_date, run.is_backfill, any_date)
+    return Success(any_date=any_date)
+
+
+def _is_of_backfill(ping: Ping, run: Run | None, known: RunDate | None) -> bool:
+    """Whether a ping of an open run, or of one for a date, is no sign of life of the schedule."""
+    if ping.options is not None and ping.options.backfill:
+        return True
+    return run.is_backfill if run is not None else known is not None and known.is_backfill
+
+
+def _apply_run_ping(state: EngineState, m: Monitor, entry: Entry, known: RunDate | None) -> RunDate | None:
+    """A ping of a whole run, or of none. The date of the run or heartbeat that begins with it; None: none does."""
     ping = entry.ping
     if ping.signal == "start" and ping.run is None and is_out_of_order(m, entry):
         m.counted_writer = 0  # the next one is of another run
         notify_followers(state, m, "start", None)
-        return False
+        return None
     key = repeat_key(ping)
     again = is_repeat(state, m, entry, key)
     heartbeats = m.counted_writer
     if not again:
         m.counted_writer = 0
-    served = (
-        _apply_start(state, m, ping, again) if ping.signal == "start" else _apply_finish(state, m, ping, again, key)
-    )
+    if ping.signal == "start":
+        date = _apply_start(state, m, entry, again, known)
+    else:
+        date = _apply_finish(state, m, ping, again, key, known)
     if again:
         m.counted_writer = heartbeats
     else:  # only now: a cause that it opens must not count as known for its own retry
         m.last_repeat_key, m.counted_source, m.counted_at = key, entry.source, entry.at
-    return served
+    return date
 
 
-def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> bool:
-    runs = m.runs
+def _apply_start(state: EngineState, m: Monitor, entry: Entry, again: bool, known: RunDate | None) -> RunDate | None:
+    ping, runs = entry.ping, m.runs
     run = runs.find(ping.run) if runs is not None else None
-    if run is not None and (again or (ping.run is not None and _goes_on(m, run))):
+    if run is not None and (again or (ping.run is not None and _goes_on(m, run, ping))):
         was_implicit = run.implicit  # its stages pinged before its start, which brings a limit of its own
         if was_implicit:
             run.implicit = False
@@ -93,55 +127,77 @@ def _apply_start(state: EngineState, m: Monitor, ping: Ping, again: bool) -> boo
             run.restarted_at = state.now
         if apply_run_ping(state, m, run, ping) or was_implicit:
             state.queue_run(m, run)
+        _watch_for_double_start(state, m, run, entry)
         apply_total(state, m, run, ping)
-        return False
+        return None
     if again:
-        return False
+        return None
     if runs is not None and ping.run is not None:
         ended = runs.ended(ping.run, state.now)
         if ended is not None and not ended.begun and state.now - ended.at <= LATE_START_MAX:  # its end has overtaken it
             runs.closed[ping.run] = ended._replace(begun=True)
             notify_followers(state, m, "start", ping.run)
-            return False
-    apply_total(state, m, open_run(state, m, ping), ping)
-    return True
+            return None
+    run, date = open_run(state, m, ping, known)
+    _watch_for_double_start(state, m, run, entry)
+    apply_total(state, m, run, ping)
+    return date
 
 
-def _goes_on(m: Monitor, run: Run) -> bool:
+def _watch_for_double_start(state: EngineState, m: Monitor, run: Run, entry: Entry) -> None:
+    """With `overlap: alert`: a run that is started from a second address is started twice."""
+    if m.definition.overlap != "alert" or run.is_backfill or entry.source is None:
+        return
+    if run.source is None:
+        run.source = entry.source
+    elif run.source != entry.source:
+        reason = reasons.started_twice(m.definition, run, run.source, entry.source, state.now)
+        record_failure(state, m, Cause(CauseKind.OVERLAP, state.now, reason, run.number, run.run), run)
+
+
+def _goes_on(m: Monitor, run: Run, ping: Ping) -> bool:
     """Whether a start with the id of an open run is a sign of life, not another run with the same id."""
+    if is_of_another_execution(run, ping):
+        return False
     return run.implicit or (run.hung is None and run.unverified_reason is None and not slot_has_come(m))
 
 
-def _apply_finish(state: EngineState, m: Monitor, ping: Ping, again: bool, key: str) -> bool:
+def _apply_finish(
+    state: EngineState, m: Monitor, ping: Ping, again: bool, key: str, known: RunDate | None
+) -> RunDate | None:
     runs = m.runs
     run = _run_to_end(runs, ping) if runs is not None else None
-    if run is not None:
+    is_other = run is not None and is_of_another_execution(run, ping)
+    if run is not None and not is_other:
         apply_run_ping(state, m, run, ping)
         finish(state, m, run, ping)
         if runs is not None and run.run is None:
             runs.finished = (state.now, m.writer)
-        return False
+        return None
     if again:
-        return False
+        return None
     if ping.run is None:
         own = runs.auto_completed if runs is not None else None
         if runs is None or own is None or state.now - own.at > REMEMBERED_FOR:
-            _apply_heartbeat(state, m, ping)
-            return True
+            return _apply_heartbeat(state, m, ping, known)
         runs.own_finish_due = False  # its pieces or a person had ended it, and this is its own finish
         differs = (own.verdict == Verdict.FAILED) != (ping.signal == "fail")
         if differs and (_may_differ(own, ping) if own.by_hand else ping.signal == "fail"):
             revise(state, m, own, ping)
-        return False
+        return None
     runs = runs_of(m)
     ended = runs.ended(ping.run, state.now)
     if ended is not None and ended.begun and _apply_to_ended_run(state, m, ended, ping, key):
-        return False
+        return None
+    if is_other:
+        return None  # of the run that the open one superseded, and that is no longer known
+    date = known or date_of(m, ping, state.now)
     run = runs.add(ping.run, None, state.now)
     run.implicit = True
+    take_date(run, date, ping)
     run.apply(state.now, ping)
-    finish(state, m, run, ping, created_by_finish=True)
-    return True
+    finish(state, m, run, ping, created_by_finish=date)
+    return date
 
 
 def _run_to_end(runs: MonitorRuns, ping: Ping) -> Run | None:
@@ -180,34 +236,45 @@ def _may_differ(ended: EndedRun, ping: Ping) -> bool:
     return ended.verdict != Verdict.IGNORED and ended.finish_key.partition(" ")[0] != ping.signal
 
 
-def _apply_heartbeat(state: EngineState, m: Monitor, ping: Ping) -> None:
+def _apply_heartbeat(state: EngineState, m: Monitor, ping: Ping, known: RunDate | None) -> RunDate:
     """It belongs to no run: a run of its own that began and ended at once."""
     m.counted_writer = m.writer
-    satisfy_schedule(state, m, None)
-    excess = count_occurrence(state, m)
+    date = known or date_of(m, ping, state.now)
+    satisfy_schedule(state, m, None, date)
+    if ping.options is not None:
+        state.open_for(m)  # pages cannot tell from the ping alone whether it counts
+    excess = not date.is_backfill and count_occurrence(state, m)
+    business_date = date.business_date
     if ping.signal == "fail":
-        cause = Cause(CauseKind.FAILED, state.now, reasons.failed(ping, None), evidence={"last_message": ping.message})
-        record_failure(state, m, cause, counts=not excess)
+        evidence: RunEvidence[Micros] = {"last_message": ping.message}
+        reason = reasons.failed(ping, None)
+        cause = Cause(CauseKind.FAILED, state.now, reason, evidence=evidence, business_date=business_date)
+        cause.is_date_named = date.is_named
+        record_failure(state, m, cause, counts=not excess, is_backfill=date.is_backfill)
     elif not excess:
-        record_success(state, m)
+        any_date = ping.dialect is not None
+        record_success(state, m, Success(0, None, business_date, date.is_backfill, any_date))
     notify_followers(state, m, "fail" if ping.signal == "fail" else "success", None)
+    return date
 
 
-def _apply_sign_of_life(state: EngineState, m: Monitor, ping: Ping) -> bool:
+def _apply_sign_of_life(state: EngineState, m: Monitor, ping: Ping, known: RunDate | None) -> RunDate | None:
     """`log` and `progress`: a sign of life for a run, nothing for the schedule. `leave`: nothing."""
     if ping.signal not in ("log", "progress"):
-        return False
+        return None
     runs = m.runs
     run = runs.find(ping.run) if runs is not None else None
     if run is not None:
-        if apply_run_ping(state, m, run, ping):
-            state.queue_run(m, run)
-        apply_total(state, m, run, ping)
-        return False
+        if not is_of_another_execution(run, ping):
+            if apply_run_ping(state, m, run, ping):
+                state.queue_run(m, run)
+            apply_total(state, m, run, ping)
+        return None
     if ping.signal == "log" or ping.run is None or (runs is not None and runs.ended(ping.run, state.now) is not None):
-        return False
-    apply_total(state, m, open_run(state, m, ping, implicit=True), ping)
-    return True
+        return None
+    run, date = open_run(state, m, ping, known, implicit=True)
+    apply_total(state, m, run, ping)
+    return date
 
 
 def _resumes(m: Monitor, ping: Ping) -> bool:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -360,6 +361,24 @@ def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str
     old = f"run {other.run}" if other.run is not None else "the run before it"
     since = say_time(other.started_at or other.last_at, definition, at)
     return f"{new} started {say_time(at, definition)} while {old}, started {since}, was still open"
+
+
+@says_one_line
+def recovered_by(run: str | None, business_date: str | None) -> str:
+    """The run or heartbeat that ended a failure, and the business date that it is for."""
+    text = f"run {run}" if run is not None else "a ping"
+    return text if business_date is None or business_date in text else f"{text} for {business_date}"
+
+
+@says_one_line
+def started_twice(definition: Definition, run: Run, first: bytes, second: bytes, at: Micros) -> str:
+    """A run was started from two addresses."""
+    name = f"run {run.run}" if run.run is not None else "the run"
+    since = say_time(run.started_at or run.last_at, definition, at)
+    return (
+        f"{name} was started twice: at {since} from {ip_address(first)}, and at {say_time(at, definition)} from "
+        f"{ip_address(second)}"
+    )
 
 
 @says_one_line

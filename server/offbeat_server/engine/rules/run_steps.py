@@ -6,26 +6,28 @@ from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import ENDING, Ping
 from offbeat_server.engine.model.run import TASK_LIMITS, Run, says_total, tasks_of
 from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.business_dates import RunDate
 from offbeat_server.engine.rules.ended_runs import apply_late_step, belongs_to_ended_run
 from offbeat_server.engine.rules.incidents import clear, record_failure, update_reason
-from offbeat_server.engine.rules.runs import apply_run_ping, finish, open_run, runs_of
+from offbeat_server.engine.rules.runs import apply_run_ping, finish, is_of_another_execution, open_run, runs_of
 
 
-def apply_step_ping(state: EngineState, m: Monitor, ping: Ping) -> bool:
-    """A ping of a stage or a task. Whether it began a run."""
+def apply_step_ping(state: EngineState, m: Monitor, ping: Ping, known: RunDate | None) -> RunDate | None:
+    """A ping of a stage or a task. The date of the run that it began, if it did; `known`: that date."""
     if ping.signal == "leave":
-        return False
+        return None
     runs = runs_of(m)
     run = runs.find(ping.run)
-    begins = run is None
-    before = None
+    if run is not None and is_of_another_execution(run, ping):
+        return None  # of the run that this one superseded
+    date = before = None
     if run is None:
         if belongs_to_ended_run(state, m, ping):
             apply_late_step(state, m, ping)
-            return False
+            return None
         if ping.signal == "log":
-            return False
-        run = open_run(state, m, ping, implicit=True)
+            return None
+        run, date = open_run(state, m, ping, known, implicit=True)
     else:
         seen = run.stages.get(ping.stage) if ping.stage is not None else None
         before = seen.status if seen is not None else None
@@ -41,7 +43,7 @@ def apply_step_ping(state: EngineState, m: Monitor, ping: Ping) -> bool:
         end_if_complete(state, m, run)
     if run.hung is not None and run.hung_by in TASK_LIMITS and run.verdict is None:
         _look_at_hung_tasks(state, m, run, ping.stage or "")
-    return begins
+    return date
 
 
 def apply_total(state: EngineState, m: Monitor, run: Run, ping: Ping) -> None:

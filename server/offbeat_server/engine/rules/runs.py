@@ -11,6 +11,7 @@ from offbeat_server.engine.model.ping import Ping, repeat_key
 from offbeat_server.engine.model.run import Run, tasks_of
 from offbeat_server.engine.model.runs import RUNS_OPEN_MAX, TASK_NAMES_MAX, EndedRun, MonitorRuns
 from offbeat_server.engine.rules import notifications, reasons
+from offbeat_server.engine.rules.business_dates import RunDate, Success, date_of, success_of
 from offbeat_server.engine.rules.completeness import Completeness, evaluate_completeness
 from offbeat_server.engine.rules.incidents import clear, record_failure, record_success
 from offbeat_server.engine.rules.schedule_state import (
@@ -57,10 +58,14 @@ def _has_task_limits(m: Monitor, ping: Ping) -> bool:
     return tasks is not None and tasks.follows
 
 
-def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False) -> Run:
-    """A run begins: by its start, or by its first other ping."""
+def open_run(
+    state: EngineState, m: Monitor, ping: Ping, date: RunDate | None, implicit: bool = False
+) -> tuple[Run, RunDate]:
+    """A run begins: by its start, or by its first other ping. `date`: that of the run, if it is known already."""
     runs = runs_of(m)
-    other = _overlapped(m, runs, ping) if m.definition.overlap == "alert" else None
+    date = date or date_of(m, ping, state.now)
+    watches_overlap = m.definition.overlap == "alert" and not date.is_backfill
+    other = _overlapped(m, runs, ping) if watches_overlap else None
     unended_since: Micros | None = None
     if (before := runs.find(ping.run)) is not None:
         if before.hung is None and not before.implicit:
@@ -80,17 +85,38 @@ def open_run(state: EngineState, m: Monitor, ping: Ping, implicit: bool = False)
         m.last_repeat_key, m.counted_writer = "", 0  # its finish is no repeat of the one before
     run = runs.add(ping.run, state.now, state.now)
     run.implicit, run.unended_since = implicit, unended_since
+    take_date(run, date, ping)
     apply_run_ping(state, m, run, ping)
-    apply_heartbeat(state, m)
-    satisfy_schedule(state, m, ping.run)
-    count_occurrence(state, m, run)
+    if not date.is_backfill:
+        apply_heartbeat(state, m)
+    satisfy_schedule(state, m, ping.run, date)
+    if not date.is_backfill:
+        count_occurrence(state, m, run)
     if other is not None:
         reason = reasons.overlapping(m.definition, run, other, state.now)
         record_failure(state, m, Cause(CauseKind.OVERLAP, state.now, reason, run.number, run.run), run)
     state.queue_run(m, run)
     state.record_run(m, run)
     notify_followers(state, m, "start", ping.run)
-    return run
+    return run, date
+
+
+def is_of_another_execution(run: Run, ping: Ping) -> bool:
+    """Whether a ping names another execution than the one that started this run."""
+    execution = ping.options.execution if ping.options is not None and ping.run is not None else None
+    return execution is not None and run.execution is not None and execution != run.execution
+
+
+def take_date(run: Run, date: RunDate, ping: Ping) -> None:
+    """The run is for this date."""
+    run.business_date, run.is_date_named, run.is_backfill = date.business_date, date.is_named, date.is_backfill
+    if ping.options is not None:
+        run.attempt, run.execution = ping.options.attempt, ping.options.execution
+
+
+def take_date_of(run: Run, ended: EndedRun) -> None:
+    """The run is for the date of one that has ended."""
+    run.business_date, run.is_date_named, run.is_backfill, run.execution = ended.which
 
 
 def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
@@ -99,45 +125,56 @@ def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
     Nor does one that is unverified because of an outage: its end may have been lost.
     """
     before = runs.find(ping.run)
-    candidates = (each for each in (before, *runs.open.values()) if each is not None)
+    candidates = (each for each in (before, *runs.open.values()) if each is not None and not each.is_backfill)
     return next((each for each in candidates if each.hung is None and each.unverified_reason is None), None)
 
 
 def finish(
-    state: EngineState, m: Monitor, run: Run, ping: Ping, created_by_finish: bool = False, by_steps: bool = False
+    state: EngineState,
+    m: Monitor,
+    run: Run,
+    ping: Ping,
+    created_by_finish: RunDate | None = None,
+    by_steps: bool = False,
 ) -> None:
-    """An open run ends, by its own ping or with its last stage or task. `created_by_finish`: this is its first ping."""
+    """An open run ends, by its own ping or with its last stage or task.
+
+    `created_by_finish`: this is its first ping, and it is for this date.
+    """
     number = run.number
     key = "" if by_steps else repeat_key(ping)
     run.exit_code = ping.exit_code
     run.finished_at = state.now
     if run.started_at is None and ping.duration is not None:
         run.started_at = state.now - round(ping.duration * SECOND)
-    if created_by_finish:
-        satisfy_schedule(state, m, run.run)
-        count_occurrence(state, m, run)
-    by_itself = ping.signal == "success" and not created_by_finish and not by_steps
+    if created_by_finish is not None:
+        satisfy_schedule(state, m, run.run, created_by_finish)
+        if not run.is_backfill:
+            count_occurrence(state, m, run)
+    is_new = created_by_finish is not None
+    by_itself = ping.signal == "success" and not is_new and not by_steps
     completeness = evaluate_completeness(state, m, run) if by_itself else Completeness()
     cause = _what_is_wrong(m, run, ping, state, completeness.missing)
     in_time = run.hung is None or run.is_hung_by_others(m.definition, state.now)
     if cause is not None:
-        close_run(state, m, run, Verdict.FAILED, cause.reason, created_by_finish, key)
+        close_run(state, m, run, Verdict.FAILED, cause.reason, is_new, key)
     elif ping.signal == "skip":
-        close_run(state, m, run, Verdict.SUCCEEDED, "skipped", created_by_finish, key)
+        close_run(state, m, run, Verdict.SUCCEEDED, "skipped", is_new, key)
     else:
         late = None if in_time else reasons.finished_after_all(m.definition, run)
         reason = "; ".join(each for each in (late, completeness.note) if each is not None) or None
-        close_run(state, m, run, Verdict.SUCCEEDED, reason, created_by_finish, key)
+        close_run(state, m, run, Verdict.SUCCEEDED, reason, is_new, key)
     open_causes = set[CauseKey]()
     if cause is not None:
         record_failure(state, m, cause, run)
         open_causes.add(cause.key)
         if cause.kind == CauseKind.INCOMPLETE and completeness.missing is not None:
             open_causes |= {(CauseKind.STAGE, number, stage) for stage in completeness.missing.failed}
-    clear(state, m, lambda key: key[1] == number and key not in open_causes)
+    by = reasons.recovered_by(run.run, run.business_date)
+    clear(state, m, lambda key: key[1] == number and key not in open_causes, by=by)
     heals_all = ping.dialect in ANY_SUCCESS_DIALECTS
     if cause is None and (heals_all or not run.counted or (run.hung is not None and in_time)):
-        record_success(state, m, 0 if created_by_finish or heals_all else number, run.started_at)
+        record_success(state, m, success_of(run, ping, 0 if is_new or heals_all else number, run.started_at))
     notify_followers(state, m, "fail" if cause is not None else "success", run.run)
     run.message = None  # the alert has it
 
@@ -211,6 +248,7 @@ def close_by_hand(
             ended = ended._replace(content=content)
         runs.keep(run_id, ended)
         revised = Run(number, run_id, None, NO_PING)
+        take_date_of(revised, ended)
         revised.finished_at, revised.verdict, revised.reason = ended.at, verdict, reason
         state.revise_run(m, revised)
         _apply_verdict_by_hand(state, m, ended, run_id, reason, None)
@@ -222,12 +260,14 @@ def _apply_verdict_by_hand(
     number = ended.number
     failed = Cause(CauseKind.FAILED, state.now, reason, number, run_id) if ended.verdict == Verdict.FAILED else None
     if failed is not None:
-        record_failure(state, m, failed, run, is_known=True)
+        failed.business_date, failed.is_date_named = ended.business_date, ended.is_date_named
+        record_failure(state, m, failed, run, is_backfill=ended.is_backfill, is_known=True)
     elif m.incident is not None:
         m.incident.known_runs.discard(number)
     clear(state, m, lambda key: key[1] == number and (failed is None or key != failed.key))
     if ended.verdict == Verdict.SUCCEEDED:
-        record_success(state, m, number, ended.started, by_hand=True)
+        date, is_backfill = ended.business_date, ended.is_backfill
+        record_success(state, m, Success(number, ended.started, date, is_backfill, run=run_id, by_hand=True))
 
 
 def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: bool = True) -> None:
@@ -246,7 +286,7 @@ def revise(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping, counts: 
             state, m, ended, run, Cause(CauseKind.FAILED, state.now, reason or "", run.number, run.run), counts
         )
     else:
-        revise_to_succeeded(state, m, ended, run, reason, ping.dialect in ANY_SUCCESS_DIALECTS)
+        revise_to_succeeded(state, m, ended, run, ping, reason)
 
 
 def revise_to_failed(
@@ -257,17 +297,20 @@ def revise_to_failed(
     _keep_revised(state, m, ended, run)
     cause.evidence = {"last_message": run.message} if ended.forgotten else notifications.evidence_of(m, run)
     run.message = None
-    record_failure(state, m, cause, counts=counts)
+    cause.business_date, cause.is_date_named = ended.business_date, ended.is_date_named
+    record_failure(state, m, cause, counts=counts, is_backfill=ended.is_backfill)
 
 
 def revise_to_succeeded(
-    state: EngineState, m: Monitor, ended: EndedRun, run: Run, reason: str | None = None, heals_all: bool = False
+    state: EngineState, m: Monitor, ended: EndedRun, run: Run, ping: Ping, reason: str | None = None
 ) -> None:
     """A run that has ended has succeeded after all, which is a success that counts."""
     run.verdict, run.reason, run.message = Verdict.SUCCEEDED, reason, None
     _keep_revised(state, m, ended, run)
-    clear(state, m, lambda key: key[1] == run.number)
-    record_success(state, m, 0 if heals_all else run.number, run.started_at)
+    by = reasons.recovered_by(run.run, run.business_date)
+    clear(state, m, lambda key: key[1] == run.number, by=by)
+    number = 0 if ping.dialect in ANY_SUCCESS_DIALECTS else run.number
+    record_success(state, m, success_of(run, ping, number, run.started_at))
 
 
 def _keep_revised(state: EngineState, m: Monitor, ended: EndedRun, run: Run) -> None:

@@ -11,8 +11,10 @@ from offbeat_server.engine.model.monitor import Cause, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, OVERTAKEN_MAX, Entry
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.rules import reasons
+from offbeat_server.engine.rules.business_dates import RunDate, Success, is_about
 from offbeat_server.engine.rules.incidents import clear, record_failure
-from offbeat_server.engine.schedule.due_times import due_after
+from offbeat_server.engine.schedule import business_dates
+from offbeat_server.engine.schedule.due_times import calendar_of, due_after
 
 AWAITED_MAX = 1_000  # runs of the monitor before, per follower; the followers of later ones are not watched
 
@@ -31,18 +33,37 @@ def apply_heartbeat(state: EngineState, m: Monitor) -> None:
     state.update_status(m)
 
 
-def satisfy_schedule(state: EngineState, m: Monitor, run: str | None) -> None:
-    """An event that counts for the schedule has happened. The ping has satisfied an interval already."""
+def satisfy_schedule(state: EngineState, m: Monitor, run: str | None, date: RunDate) -> None:
+    """A run has begun, or a heartbeat came, for this date. The ping has satisfied an interval already."""
     definition, incident = m.definition, m.incident
     if definition.every is not None:
         return
     if definition.after is not None:
         if m.awaited and (key := _answered(m.awaited, run)) is not None:
             del m.awaited[key]
-            m.due = min(m.awaited.values(), default=None)
+            if m.last_ping_at is not None or definition.first_within is None:
+                m.due = min(m.awaited.values(), default=None)
             state.open_for(m)  # pages cannot tell from the ping alone which of the awaited it answered
         return
-    m.due = due_after(definition, m.due, state.now, missed=incident is not None and incident.silent)
+    slots = calendar_of(definition)
+    if slots is None:
+        return
+    suspended = incident is not None and incident.silent
+    if not date.is_named:
+        if not date.serves:
+            return
+        m.due = due_after(definition, m.due, state.now, missed=suspended)
+    else:
+        expected = business_dates.expected_slot(definition, m.due, state.now, suspended)
+        if date.serves:
+            assert expected is not None  # a named date counts for a slot
+            m.due = slots.next_after(max(expected, state.now))
+        elif m.due is None and not date.is_backfill:
+            m.due = expected  # nothing was due yet
+        elif suspended and m.last_ping_at and m.due and date.business_date == business_dates.of_slot(definition, m.due):
+            m.due = expected  # the missed occurrence has come after all
+        else:
+            return
     if incident is not None:
         incident.silent = False
 
@@ -54,10 +75,17 @@ def _answered(awaited: dict[str, Micros], run: str | None) -> str | None:
     return run if run in awaited else "" if "" in awaited else None
 
 
-def end_absence(state: EngineState, m: Monitor, run: str | None) -> None:
+def end_absence(state: EngineState, m: Monitor, run: str | None, success: Success = Success()) -> None:
     """It is there again. With `recover_after` successes to wait for, those decide instead."""
-    if m.incident is not None and m.definition.recover_after == 1:
-        clear(state, m, lambda key: key[0] == CauseKind.MISSED and (run is None or key[2] in ("", run)))
+    incident = m.incident
+    if incident is None or m.definition.recover_after != 1:
+        return
+    here = {
+        key
+        for key, cause in incident.causes.items()
+        if cause.kind == CauseKind.MISSED and (run is None or cause.run in (None, run)) and is_about(m, cause, success)
+    }
+    clear(state, m, here.__contains__, by=reasons.recovered_by(run, success.business_date))
 
 
 def count_occurrence(state: EngineState, m: Monitor, run: Run | None = None) -> bool:

@@ -169,7 +169,7 @@ def status_at(
     if status != Status.DOWN and not definition.expects(last_ping_at is not None or evaluated_at is not None):
         return MonitorStatus(Status.UNWATCHED, None, None)
     if status == Status.UNWATCHED:  # as it was before its definition was changed
-        status = Status.UP if last_ping_at is not None else Status.NEW
+        status = Status.UP if last_ping_at is not None or evaluated_at is not None else Status.NEW
     if due is None:
         return MonitorStatus(status, None, None)
     if status in (Status.UP, Status.UNKNOWN) and now > due:

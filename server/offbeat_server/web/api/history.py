@@ -65,6 +65,7 @@ async def get_runs(call: Call[None, requests.RunsQuery]) -> ApiReply:
             is_open=query.open,
             verdict=query.verdict,
             run=query.run,
+            business_date=query.business_date,
             limit=limit,
         ),
     )

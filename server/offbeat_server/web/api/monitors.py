@@ -3,7 +3,6 @@
 from typing import Any
 
 from offbeat_server.common.instants import to_micros
-from offbeat_server.engine.model.ping import Ping
 from offbeat_server.services import documents, monitors
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.answers import monitor_answer, monitor_writer
@@ -96,7 +95,7 @@ async def snooze(call: Call[requests.Snooze, requests.InProject]) -> ApiReply:
 async def ping(call: Call[requests.PingBody, requests.InProject]) -> ApiReply:
     """Ping a monitor by its slug; answered once it is committed. A key of the role ping is enough."""
     project = await project_of(call, call.query.project)
-    command = monitors.PingMonitor(project.id, slug_in(call), Ping(**call.body.model_dump()))
+    command = monitors.PingMonitor(project.id, slug_in(call), call.body.ping())
     await monitors.ping_monitor(call.context, command)
     return ApiReply(None)
 

@@ -36,6 +36,8 @@ def status_of_row(row: Record, now: Micros) -> MonitorStatus:
     status = "paused" if row["paused"] else row["status"]
     state = row["state"] if row["status"] is not None else {"created": to_micros(row["created_at"])}
     last_ping_at = to_micros(row["last_ping_at"]) if row["last_ping_at"] is not None else None
+    if last_ping_at is not None and row["state_at"] is not None and last_ping_at <= to_micros(row["state_at"]):
+        last_ping_at = None  # the state has it, and knows whether it counted
     return status_at(load_definition(row["definition"]), status, state, last_ping_at, now)
 
 

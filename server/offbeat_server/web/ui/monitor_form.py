@@ -94,6 +94,24 @@ RUNS = (
         (("allow", "allow"), ("alert", "alert")),
     ),
     Field(
+        "run_date",
+        "Business date in run ids",
+        "auto, none, or a pattern with %Y, %m and %d.",
+        example="etl-%Y%m%d",
+    ),
+    Field("business_date_offset", "Business date offset", "Days from the slot to its business date.", "number"),
+    Field(
+        "recover_by",
+        "A failure ends with",
+        "",
+        "select",
+        (
+            ("", "the default for its schedule"),
+            ("same", "a success for the same business date"),
+            ("any", "any later success"),
+        ),
+    ),
+    Field(
         "tasks.expected",
         "Expected tasks",
         "Their number, or their names: one per line. Leave empty if the job sends total.",
@@ -275,7 +293,7 @@ def _value(field: Field, text: str) -> Any:
     if field.kind == "lines":
         return [line.strip() for line in text.splitlines() if line.strip()]
     if field.kind == "number" or field.name == "members.min_alive":
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else text
+        return int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 12 else text
     return text
 
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import orjson
 
 from offbeat_server.common.instants import SECOND
-from offbeat_server.engine.model.ping import COUNT_MAX
+from offbeat_server.engine.model.ping import ATTEMPT_MAX, COUNT_MAX
 from offbeat_server.engine.schedule.durations import read_duration
 from offbeat_server.ingest.protocols.parsing.message import stored_text
-from offbeat_server.ingest.protocols.parsing.outcome import SAID_CHARS_MAX, shown
+from offbeat_server.ingest.protocols.parsing.outcome import SAID_CHARS_MAX, read_flag, shown
 
 _is_whole = re.compile(r"\+?(\d{1,19})(?:\.0+)?", re.ASCII).fullmatch
 _is_clock = re.compile(r"(?:(\d{1,5})[d.])?(\d{1,6}):([0-5]\d):([0-5]\d(?:[.,]\d{1,9})?)", re.ASCII).fullmatch
@@ -27,8 +27,8 @@ _has_decimal_comma = re.compile(r"\d+,(?:\d\d?|\d{4,})", re.ASCII).fullmatch
 _SCIENTIFIC = re.compile(r"\d{1,12}(?:\.\d{1,15})?e[+-]?\d{1,2}|\d{1,12}\.\d{7,18}|\.\d{1,18}", re.ASCII).fullmatch
 
 
-def read_count(name: str, value: object) -> int | None:
-    """A whole number from 0; `5`, `5.0` and `"5"` are the same."""
+def read_count(name: str, value: object, least: int = 0, most: int = COUNT_MAX) -> int | None:
+    """A whole number in a range; `5`, `5.0` and `"5"` are the same."""
     number = -1
     if isinstance(value, str):
         text = value.strip()
@@ -40,9 +40,24 @@ def read_count(name: str, value: object) -> int | None:
         number = int(value) if value.is_integer() else -1
     elif isinstance(value, int) and not isinstance(value, bool):
         number = value
-    if not 0 <= number <= COUNT_MAX:
-        raise ValueError(f"{name} must be a whole number from 0 to {COUNT_MAX}, not {shown(value)}")
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, not {shown(value)}")
     return number
+
+
+def read_attempt(name: str, value: object) -> int | None:
+    """The number of an attempt, from 1."""
+    return read_count(name, value, 1, ATTEMPT_MAX)
+
+
+def read_yes(name: str, value: object) -> bool | None:
+    """True for yes; None for no, which is the same as not sent."""
+    if isinstance(value, str) and not value.strip():
+        return None
+    flag = read_flag(value)
+    if flag is None:
+        raise ValueError(f"{name} must be 1 or 0, not {shown(value)}")
+    return flag or None
 
 
 def read_seconds(name: str, value: object) -> float | None:

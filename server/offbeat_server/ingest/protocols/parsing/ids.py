@@ -9,9 +9,22 @@ import re
 
 import orjson
 
-from offbeat_server.engine.model.ping import RUN_CHARS_MAX, STAGE_CHARS_MAX, TASK_CHARS_MAX
+from offbeat_server.engine.model.ping import (
+    BUSINESS_DATE_CHARS_MAX,
+    EXECUTION_CHARS_MAX,
+    RUN_CHARS_MAX,
+    STAGE_CHARS_MAX,
+    TASK_CHARS_MAX,
+)
 
-CHARS_MAX = {"run": RUN_CHARS_MAX, "stage": STAGE_CHARS_MAX, "task": TASK_CHARS_MAX}
+COMMON_IDS = ("run", "stage", "task")
+CHARS_MAX = {
+    "run": RUN_CHARS_MAX,
+    "stage": STAGE_CHARS_MAX,
+    "task": TASK_CHARS_MAX,
+    "for": BUSINESS_DATE_CHARS_MAX,
+    "execution": EXECUTION_CHARS_MAX,
+}
 _DIGEST_CHARS = 16
 _MARK = "~"
 # The sign of an offset from UTC after a time of day, as in 2026-11-29T02:00:00+01:00 or 02:00:00.5 +0100.
@@ -29,7 +42,7 @@ def canonical_run(run: str) -> str:
 
 
 def read_id(name: str, value: object) -> tuple[str | None, str | None]:
-    """The id that a value of `run`, `stage` or `task` means, and what was changed, if anything; None: none was sent.
+    """The id that a value of a parameter in `CHARS_MAX` means, and what was changed, if anything; None: none was sent.
 
     Text and numbers are ids; of any other JSON value its text is. An id that is too long is cut, with a digest of the
     whole.
@@ -47,7 +60,7 @@ def read_id(name: str, value: object) -> tuple[str | None, str | None]:
         changed = f"{name} must not contain NUL: U+FFFD is stored for it"
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
-    if name == "run":
+    if name in ("run", "for"):
         text = canonical_run(text)
     chars_max = CHARS_MAX[name]
     if len(text) > chars_max:

@@ -50,6 +50,10 @@ _NAMES: Final[dict[str, str]] = {
     "total": "total",
     "duration": "duration",
     "message": "message msg",
+    "for": "for businessdate",
+    "backfill": "backfill",
+    "attempt": "attempt",
+    "execution": "execution executionid",
 }
 FIELDS: Final = {name: field for field, names in _NAMES.items() for name in names.split()}
 OUTCOMES: Final = frozenset(("status", "exit_code", "passed", "failed", "code", "http"))

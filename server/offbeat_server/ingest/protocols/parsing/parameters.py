@@ -15,6 +15,10 @@ compared without regard to case, `_`, `-` and `.` (ingest/protocols/parsing/outc
 | `done`, `total` | whole numbers from 0; `done` may exceed `total`, since totals are estimates |
 | `duration` | seconds, `1h30m`, `1,5`, `00:01:30` or `PT90S` |
 | `message` (`msg`) | text; any other JSON value is kept as JSON |
+| `for` | the business date of the run: a date, a date and time, or any label of at most 100 characters |
+| `backfill` | 1 or 0: the run makes up for an earlier date, and the schedule does not wait for it |
+| `attempt` | a whole number from 1 |
+| `execution` | an id of the process, pod or job that sends the ping, at most 255 characters |
 
 These decide the signal, in this order: a failure in `status`, `success` or the path (only `log` and `leave` in
 the path outrank it); the path; `status`, `success`; `exit_code`; `error`. But `error` outranks every success that is
@@ -33,10 +37,16 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Ping, Signal
+from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, PLAIN, SIGNALS, Ping, PingOptions, Signal
 from offbeat_server.ingest.protocols.base import PingNote, Rejection
-from offbeat_server.ingest.protocols.parsing.details import read_count, read_message, read_seconds
-from offbeat_server.ingest.protocols.parsing.ids import CHARS_MAX, read_id
+from offbeat_server.ingest.protocols.parsing.details import (
+    read_attempt,
+    read_count,
+    read_message,
+    read_seconds,
+    read_yes,
+)
+from offbeat_server.ingest.protocols.parsing.ids import COMMON_IDS, read_id
 from offbeat_server.ingest.protocols.parsing.message import stored_text
 from offbeat_server.ingest.protocols.parsing.objects import NotJson, read_object
 from offbeat_server.ingest.protocols.parsing.outcome import (
@@ -69,7 +79,10 @@ _DETAILS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "total": read_count,
     "duration": read_seconds,
     "message": read_message,
+    "backfill": read_yes,
+    "attempt": read_attempt,
 }
+_OPTIONS: Final = {"for": "business_date", "backfill": "backfill", "attempt": "attempt", "execution": "execution"}
 _EXIT_RANGE = f"exit_code must be a number from {EXIT_CODE_MIN} to {EXIT_CODE_MAX}"
 
 
@@ -125,7 +138,7 @@ def _read_common(
     ids: dict[str, Any] = {}
     status: Signal | None = None
     for name, value in pairs:
-        if name in CHARS_MAX:
+        if name in COMMON_IDS:
             if value.__class__ is not str or not _is_common_id(value):
                 return None
             ids[name] = value
@@ -338,7 +351,10 @@ class _Reader:
                 self._notes.append(PingNote("error", f"{name} says fail, but {source} {signal}"))
             elif text:
                 self._details.setdefault("message", text)
-        ping = Ping(signal, **self._details) if self._details else PLAIN[signal]
+        options = {field: self._details.pop(name) for name, field in _OPTIONS.items() if name in self._details}
+        ping = Ping(signal, **self._details) if self._details or options else PLAIN[signal]
+        if options:
+            ping = ping._replace(options=PingOptions(**options))
         named = bool(self._signals) or self._exit is not None or self._error is not None
         return ReadParameters(ping, named, tuple(self._notes))
 

@@ -20,6 +20,7 @@ from offbeat_server.db.repositories import projects
 from offbeat_server.db.repositories.client_runs import ClientRun, read_new_pings
 from offbeat_server.engine.model.definition import FORMER_COUNT_OUTAGES, Definition, load_definition, with_present_names
 from offbeat_server.engine.model.enums import AlertState, Verdict, member_or
+from offbeat_server.engine.model.ping import PingOptions
 from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.schedule.due_times import MonitorStatus
 from offbeat_server.engine.schedule.maintenance_windows import Window
@@ -150,6 +151,10 @@ def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]
         "project": row["project"],
         "number": row["number"],
         "run": row["run"],
+        "business_date": row["business_date"],
+        "backfill": row["backfill"],
+        "attempt": row["attempt"],
+        "execution": row["execution"],
         "verdict": None if row["verdict"] is None else member_or(Verdict, row["verdict"], Verdict.UNKNOWN),
         "reason": row["reason"],
         "started_at": instant(row["started_at"]),
@@ -166,7 +171,7 @@ def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]
 
 def ping_answer(row: Record) -> dict[str, Any]:
     """A ping as it is shown."""
-    source = row["source"]
+    source, options = row["source"], PingOptions.load(row["options"] or {})
     return {
         "at": instant(row["at"]),
         "signal": row["signal"],
@@ -180,6 +185,10 @@ def ping_answer(row: Record) -> dict[str, Any]:
         "message": row["message"],
         "source": None if source is None else str(getattr(source, "ip", source)),
         "dialect": row["dialect"],
+        "business_date": options.business_date,
+        "backfill": options.backfill,
+        "attempt": options.attempt,
+        "execution": options.execution,
     }
 
 

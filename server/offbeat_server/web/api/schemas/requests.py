@@ -11,7 +11,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from offbeat_server.engine.model.definition import Duration, Slug, StageName
 from offbeat_server.engine.model.enums import AlertState, Status, Verdict
-from offbeat_server.engine.model.ping import EXIT_CODE_MAX, EXIT_CODE_MIN, Signal
+from offbeat_server.engine.model.ping import (
+    ATTEMPT_MAX,
+    BUSINESS_DATE_CHARS_MAX,
+    EXECUTION_CHARS_MAX,
+    EXIT_CODE_MAX,
+    EXIT_CODE_MIN,
+    Ping,
+    PingOptions,
+    Signal,
+)
 from offbeat_server.ingest.protocols.parsing.ids import canonical_run, read_id
 from offbeat_server.services.documents import InputDocument, MonitorBody, Name
 
@@ -110,6 +119,24 @@ class PingBody(InputDocument):
     )
     duration: Annotated[float, Field(ge=0, le=1e9)] | None = Field(None, description="Duration of the job in seconds.")
     message: Annotated[str, Field(max_length=100_000)] | None = Field(None, description="Output of the job.")
+    business_date: Annotated[str, Field(min_length=1, max_length=BUSINESS_DATE_CHARS_MAX)] | None = Field(
+        None, alias="for", description="Business date of the run: a date, a date and time, or any other label."
+    )
+    backfill: bool = Field(
+        False, description="The run makes up for an earlier date. The schedule does not wait for it."
+    )
+    attempt: Annotated[int, Field(ge=1, le=ATTEMPT_MAX)] | None = Field(
+        None, description="Which attempt at its business date the run is."
+    )
+    execution: Annotated[str, Field(min_length=1, max_length=EXECUTION_CHARS_MAX)] | None = Field(
+        None, description="Id of the process, pod or job that sends the ping."
+    )
+
+    def ping(self) -> Ping:
+        """The ping that it describes."""
+        options = PingOptions(self.business_date, self.backfill, self.attempt, self.execution)
+        fields = self.model_dump(exclude=set(PingOptions._fields))
+        return Ping(**fields, options=None if options == PingOptions() else options)
 
 
 class Query(BaseModel):
@@ -164,6 +191,9 @@ class RunsQuery(PageQuery):
     open: bool | None = Field(None, description="True: only open runs. False: only finished runs.")
     verdict: Verdict | None = Field(None, description="Only runs with this verdict.")
     run: RunSought | None = Field(None, description="Only the run with this id.")
+    business_date: Annotated[str, Field(max_length=BUSINESS_DATE_CHARS_MAX)] | None = Field(
+        None, description="Only runs for this business date."
+    )
 
 
 class MembersQuery(PageQuery):

@@ -103,6 +103,10 @@ class PingAnswer(Answer):
     message: str | None = Field(description="The output of the job, shortened in the middle. Null: none.")
     source: str | None = Field(description="The address of the client. Null: not recorded.")
     dialect: str | None = Field(description="Null: Offbeat's own protocol.")
+    business_date: str | None = Field(description="The business date that the client sent. Null: none.")
+    backfill: bool = Field(description="Whether the client sent `backfill`.")
+    attempt: int | None = Field(description="The number of the attempt that the client sent. Null: none.")
+    execution: str | None = Field(description="The id of the execution that the client sent. Null: none.")
 
 
 class RunAnswer(Answer):
@@ -113,6 +117,14 @@ class RunAnswer(Answer):
     project: str = Field(description="The slug of the project.")
     number: int = Field(description="Its number; it counts per monitor, from 1.")
     run: str | None = Field(description="The run id that the client sent.")
+    business_date: str | None = Field(
+        description="Its business date: `2026-11-30`, `2026-11-30T02:00` or any label that the client sent. Null: none."
+    )
+    backfill: bool = Field(description="Whether it makes up for an earlier occurrence.")
+    attempt: int | None = Field(
+        description="Which attempt at its business date it is: as the client sent it, otherwise counted. Null: no date."
+    )
+    execution: str | None = Field(description="The id of the execution that started it. Null: not sent.")
     verdict: Verdict | None = Field(
         description="Null: open. Runs that are `hung` or `unverified` (pings may be lost in an outage) are open too."
     )

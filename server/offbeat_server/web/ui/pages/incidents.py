@@ -82,6 +82,7 @@ async def context(pool: Pool, row: Record, now: Micros, writes: bool) -> dict[st
         "holds": [_hold(each, now) for each in row["held"]],
         "events": sorted(events, key=lambda event: event.at),
         "run_number": next((cause.get("number") for cause in row["causes"] if cause.get("run") == row["run"]), None),
+        "dates": sorted({cause["business_date"] for cause in row["causes"] if cause.get("business_date")}),
         "alerts_cut": ALERTS_SHOWN_MAX if alerts.next_cursor else 0,
         "writes": writes,
     }

@@ -192,14 +192,20 @@ async def runs_page(visit: Visit) -> web.StreamResponse:
     row = await find(visit)
     asked = visit.query_param("verdict")
     verdict = member_or(Verdict, asked, Verdict.UNKNOWN) if asked else None
+    date = visit.query_param("business_date") or None
     page = await RUNS.page(
         LIST_MAX,
         RUNS.place(visit.query_param("before") or None),
-        lambda before, limit: history.runs(visit.deps.pool, row["id"], before, verdict=verdict, limit=limit),
+        lambda before, limit: history.runs(
+            visit.deps.pool, row["id"], before, verdict=verdict, business_date=date, limit=limit
+        ),
     )
-    runs, given = [run_answer(each) for each in page.rows], _given(verdict=verdict, before=page.next_cursor)
+    runs, given = (
+        [run_answer(each) for each in page.rows],
+        _given(verdict=verdict, business_date=date, before=page.next_cursor),
+    )
     older = address_of("monitors", row["slug"], row["project"], "/runs", **given) if page.next_cursor else None
-    return show(visit, "runs.html", monitor=row, runs=runs, verdict=verdict or "", older=older)
+    return show(visit, "runs.html", monitor=row, runs=runs, verdict=verdict or "", date=date or "", older=older)
 
 
 async def pings_page(visit: Visit) -> web.StreamResponse:

@@ -1,0 +1,99 @@
+"""Business dates: which texts are dates, and which slot is the present one."""
+
+from typing import Any
+
+import pytest
+
+from offbeat_server.common.errors import DefinitionError
+from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.model.definition import read_definition
+from offbeat_server.engine.schedule.business_dates import (
+    expected_slot,
+    in_run_id,
+    is_earlier,
+    named,
+    of_slot,
+    present_slot,
+)
+
+AT: Micros = 1_767_571_200 * SECOND  # 2026-01-05 00:00 UTC
+DAILY = {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
+TWICE = {"cron": "0 2,14 * * *", "timezone": "Europe/Berlin"}
+
+
+@pytest.mark.parametrize(
+    ("run", "date"),
+    [
+        ("2026-01-05", "2026-01-05"),
+        ("etl_20260105_7", "2026-01-05"),
+        ("scheduled__2026-01-04T23:30:00+00:00", "2026-01-05"),
+        ("manual__2026-01-05T02:00:00.123456+01:00", "2026-01-05"),
+        ("20260105T0200", "2026-01-05"),
+        ("a-2026-13-05-2026-01-05", "2026-01-05"),
+        ("2026-02-30", None),
+        ("2026-01-05T25:00", None),
+        ("12026-01-05", None),
+        ("202601051", None),
+        ("1999-01-05", None),
+        ("2026-01-0\u0665", None),
+        ("f47ac10b-58cc-4372-a567-0e02b2c3d479", None),
+        ("9999999999", None),
+    ],
+)
+def test_a_run_id_that_holds_a_date(run: str, date: str | None) -> None:
+    assert in_run_id(read_definition(DAILY), run, AT) == date
+
+
+@pytest.mark.parametrize(
+    ("definition", "text", "date"),
+    [
+        (DAILY, "2026-01-05T02:00", "2026-01-05"),
+        (TWICE, "2026-01-05T02:00", "2026-01-05T02:00"),
+        (TWICE, " 2026-01-05 01:00:00Z ", "2026-01-05T02:00"),
+        (TWICE, "2026-01-05", "2026-01-05"),
+        ({}, "2026-01-05T02:00:07", "2026-01-05T02:00:07"),
+        ({}, "2026-01-05T02:00+14:30", "2026-01-04T11:30"),
+        ({}, "0001-01-01T00:00+14:00", "0001-01-01T00:00+14:00"),
+        ({}, "batch 17", "batch 17"),
+    ],
+)
+def test_the_form_of_a_date_that_a_client_names(definition: dict[str, Any], text: str, date: str) -> None:
+    assert named(read_definition(definition), text) == date
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "earlier"),
+    [
+        ("2026-01-05", "2026-01-06", True),
+        ("2026-01-06", "2026-01-05", False),
+        ("2026-01-05", "2026-01-05T02:00", False),
+        ("2026-01-05T02:00", "2026-01-05", False),
+        ("2026-01-05T02:00", "2026-01-05T14:00", True),
+        ("2026-01-04", "2026-01-05T02:00", True),
+        ("batch-1", "batch-2", False),
+        ("2026-01-05", "batch-2", False),
+    ],
+)
+def test_only_dates_are_ordered(one: str, other: str, earlier: bool) -> None:
+    assert is_earlier(one, other) is earlier
+
+
+@pytest.mark.parametrize("pattern", ["%Y", "%Y%m", "%Y%m%d%d", "%Y%m%d%S", "%", "", "date", "%Y-%m-%d-%Y"])
+def test_a_pattern_that_names_no_date_is_refused(pattern: str) -> None:
+    with pytest.raises(DefinitionError, match="use auto, none or a pattern with %Y, %m and %d"):
+        read_definition({"run_date": pattern})
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "0 2 1 * *", "0 2 29 2 *", "*/5 * * * *", "0 2 * * 1-5"])
+@pytest.mark.parametrize("hours", [0, 1, 2, 3, 30, 1_000, 20_000])
+def test_the_present_slot_is_the_last_one_or_the_next_if_a_ping_counts_for_it(cron: str, hours: int) -> None:
+    """By a search through all slots of the years before."""
+    definition = read_definition({"cron": cron, "grace": "10m"})
+    at = AT + hours * 3_600 * SECOND - 300 * SECOND
+    expected = expected_slot(definition, None, at, suspended=False)
+    present = present_slot(definition, expected, at)
+    assert expected is not None and present is not None
+    assert present <= at or (present == expected and present - at <= 600 * SECOND)
+    assert of_slot(definition, present) <= of_slot(definition, expected)
+    later = expected_slot(definition, None, present + 601 * SECOND, suspended=False)
+    assert present == expected or (later is not None and later > at), "no slot lies between the present one and now"
