@@ -6,6 +6,7 @@ import pytest
 
 from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.instants import SECOND, Micros
+from offbeat_server.engine.decisions import IncidentChanged
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.schedule.business_dates import (
     expected_slot,
@@ -15,6 +16,7 @@ from offbeat_server.engine.schedule.business_dates import (
     of_slot,
     present_slot,
 )
+from tests.support.engine import Scene
 
 AT: Micros = 1_767_571_200 * SECOND  # 2026-01-05 00:00 UTC
 DAILY = {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
@@ -97,3 +99,23 @@ def test_the_present_slot_is_the_last_one_or_the_next_if_a_ping_counts_for_it(cr
     assert of_slot(definition, present) <= of_slot(definition, expected)
     later = expected_slot(definition, None, present + 601 * SECOND, suspended=False)
     assert present == expected or (later is not None and later > at), "no slot lies between the present one and now"
+
+
+def test_a_miss_names_the_run_that_came_for_another_date() -> None:
+    """As with runs that name the day before: without an offset, every night would be missed without a hint."""
+    scene = Scene()
+    scene.monitor(cron="0 2 * * *", grace="10m")
+    scene.ping(7_200, "success", run="2026-01-05")
+    scene.ping(86_400 + 7_200, "start", run="etl-2026-01-05")
+    scene.tick(86_400 + 7_801)
+    reason = scene.effects(IncidentChanged)[0].reason
+    assert reason.endswith("; run etl-2026-01-05 came, but for 2026-01-05, which is not due (see business_date_offset)")
+
+
+def test_with_an_offset_the_run_of_a_night_is_for_the_day_before() -> None:
+    scene = Scene()
+    scene.monitor(cron="0 2 * * *", grace="10m", business_date_offset=-1)
+    for night in range(3):
+        scene.ping(night * 86_400 + 7_200, "success", run=f"etl-2026-01-0{4 + night}")
+    scene.tick(2 * 86_400 + 20_000)
+    assert scene.status() == "up" and not scene.incidents()

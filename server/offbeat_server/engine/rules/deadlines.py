@@ -58,6 +58,8 @@ def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None
     reason += reasons.outage_note(definition, state.outages, start, deadline) if outage_time else ""
     is_calendar = calendar_of(definition) is not None and m.last_ping_at is not None
     date = business_dates.of_slot(definition, due) if is_calendar else None
+    if date is not None and (other := _run_for_another_date(m, date, start)) is not None:
+        reason += reasons.for_another_date(*other)
     cause = Cause(CauseKind.MISSED, deadline, reason, due=due, business_date=date)
     _miss(state, m, cause)
     if m.incident is not None and cause.key in m.incident.causes:
@@ -66,6 +68,22 @@ def _evaluate_schedule(state: EngineState, m: Monitor, deadline: Micros) -> None
         m.due = next_due(definition, due)
     else:
         m.due = deadline + (definition.first_within or 0)
+
+
+def _run_for_another_date(m: Monitor, date: str, since: Micros) -> tuple[str | None, str] | None:
+    """The id and the date of the last run since an instant that named another date than this."""
+    if m.runs is None:
+        return None
+    dated: list[tuple[Micros, str | None, str | None]] = [
+        *((run.started_at or run.last_at, run.run, run.business_date) for run in m.runs.open.values()),
+        *((each.started or each.at, run, each.business_date) for run, each in m.runs.closed.items()),
+    ]
+    found = [each for each in dated if each[0] >= since and each[2] not in (None, date)]
+    if not found:
+        return None
+    _, run_id, other = max(found, key=lambda each: each[0])
+    assert other is not None
+    return run_id, other
 
 
 def _evaluate_awaited(state: EngineState, m: Monitor, when: Micros) -> None:
