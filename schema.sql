@@ -420,7 +420,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (7, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (8, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

@@ -61,18 +61,22 @@ def runs_command(context: click.Context, url: str | None, api_key: str | None, d
 @json_option
 @with_client
 def runs_of(client: ApiClient, slug: str, is_open: bool | None, limit: int, as_json: bool, **query: Any) -> None:
-    """The runs of the monitor SLUG, the newest first."""
+    """The runs of the monitor SLUG, the newest first.
+
+    With --for also the business date and the attempt of each.
+    """
     wanted = {"open": "true" if is_open else None, **query}
     runs = client.pages(path_of("monitors", slug, "runs"), limit, **wanted)
     if as_json:
         write_json(list(runs))
         return
+    with_dates = query["business_date"] is not None
+    dates = ("for", "attempt") if with_dates else ()
     rows = (
         (
             r["id"],
             r["run"],
-            r["business_date"],
-            r["attempt"],
+            *((r["business_date"], r["attempt"]) if with_dates else ()),
             r["verdict"] or "open",
             when(r["started_at"]),
             when(r["finished_at"]),
@@ -81,7 +85,7 @@ def runs_of(client: ApiClient, slug: str, is_open: bool | None, limit: int, as_j
         )
         for r in runs
     )
-    write_table(("id", "run", "for", "attempt", "verdict", "started", "finished", "seconds", "reason"), rows, "no runs")
+    write_table(("id", "run", *dates, "verdict", "started", "finished", "seconds", "reason"), rows, "no runs")
 
 
 @runs_command.command("show")

@@ -56,7 +56,7 @@ async def test_a_connection_option_counts_before_and_after_the_names_of_a_comman
 
 async def test_the_runs_of_a_monitor_need_no_word_before_its_slug() -> None:
     commands = (await offbeat("runs", "--help")).out.partition("Commands:")[2]
-    assert re.findall(r"^  (\S+) ", commands, re.MULTILINE) == ["SLUG", "show"]
+    assert re.findall(r"^  (\S+) ", commands, re.MULTILINE) == ["SLUG", "close", "show"]
     usage = (await offbeat("runs", "job", "--help")).out.splitlines()[0]
     assert usage.strip().endswith("offbeat runs SLUG [OPTIONS]")
 

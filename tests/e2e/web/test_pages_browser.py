@@ -139,6 +139,7 @@ async def test_a_run_is_followed_live(server: Server, browser: Browser) -> None:
         max_runtime="1h",
         stages=[{"name": "extract", "within": "10m"}, {"name": "transform"}, {"name": "load", "optional": True}],
         tasks={"expected": 12, "tolerate": 2},
+        complete="trust",
     )
     await ping(server, f"{path}/start", run="r-1")
     async with person(browser, server) as me:

@@ -140,7 +140,7 @@ def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]
     """The answer for one row; without `followed` as it was written."""
     detail, last_ping_at = row["detail"], row["last_ping_at"]
     as_of = instant(last_ping_at) if row["finished_at"] is None else None
-    if followed is not None:
+    if followed is not None and (followed.has_state or followed.pings):
         detail = followed.run.detail(load_definition(row["definition"]))
         last_ping_at = max(last_ping_at, to_datetime(followed.run.last_at))
         as_of = to_rfc3339(followed.detail_as_of)
@@ -151,10 +151,6 @@ def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]
         "project": row["project"],
         "number": row["number"],
         "run": row["run"],
-        "business_date": row["business_date"],
-        "backfill": row["backfill"],
-        "attempt": row["attempt"],
-        "execution": row["execution"],
         "verdict": None if row["verdict"] is None else member_or(Verdict, row["verdict"], Verdict.UNKNOWN),
         "reason": row["reason"],
         "started_at": instant(row["started_at"]),
@@ -162,6 +158,10 @@ def run_answer(row: Record, followed: ClientRun | None = None) -> dict[str, Any]
         "last_ping_at": instant(last_ping_at),
         "duration": row["duration"],
         "exit_code": row["exit_code"],
+        "business_date": row["business_date"],
+        "backfill": row["backfill"],
+        "attempt": row["attempt"],
+        "execution": row["execution"],
         "stages": [_stage(stage) for stage in detail.get("stages", ())],
         "tasks": None if tasks is None else _tasks(tasks),
         "progress": None if progress is None else _progress(progress),

@@ -122,8 +122,8 @@ class PingBody(InputDocument):
     business_date: Annotated[str, Field(min_length=1, max_length=BUSINESS_DATE_CHARS_MAX)] | None = Field(
         None, alias="for", description="Business date of the run: a date, a date and time, or any other label."
     )
-    backfill: bool = Field(
-        False, description="The run makes up for an earlier date. The schedule does not wait for it."
+    backfill: bool | None = Field(
+        None, description="The run makes up for an earlier date. The schedule does not wait for it."
     )
     attempt: Annotated[int, Field(ge=1, le=ATTEMPT_MAX)] | None = Field(
         None, description="Which attempt at its business date the run is."
@@ -134,7 +134,7 @@ class PingBody(InputDocument):
 
     def ping(self) -> Ping:
         """The ping that it describes."""
-        options = PingOptions(self.business_date, self.backfill, self.attempt, self.execution)
+        options = PingOptions(self.business_date, bool(self.backfill), self.attempt, self.execution)
         fields = self.model_dump(exclude=set(PingOptions._fields))
         return Ping(**fields, options=None if options == PingOptions() else options)
 
