@@ -109,7 +109,7 @@ def test_a_miss_names_the_run_that_came_for_another_date() -> None:
     scene.ping(86_400 + 7_200, "start", run="etl-2026-01-05")
     scene.tick(86_400 + 7_801)
     reason = scene.effects(IncidentChanged)[0].reason
-    assert reason.endswith("; run etl-2026-01-05 came, but for 2026-01-05, which is not due (see business_date_offset)")
+    assert reason.endswith("; run etl-2026-01-05 came for 2026-01-05, which is not due (see business_date_offset)")
 
 
 def test_with_an_offset_the_run_of_a_night_is_for_the_day_before() -> None:

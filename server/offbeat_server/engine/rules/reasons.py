@@ -366,7 +366,7 @@ def overlapping(definition: Definition, run: Run, other: Run, at: Micros) -> str
 def for_another_date(run: str | None, business_date: str) -> str:
     """A run came, but names a date for which nothing is due: the dates of the schedule may be shifted."""
     who = f"run {run}" if run is not None else "a run"
-    return f"; {who} came, but for {business_date}, which is not due (see business_date_offset)"
+    return f"; {who} came for {business_date}, which is not due (see business_date_offset)"
 
 
 @says_one_line
