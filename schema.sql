@@ -317,8 +317,10 @@ create table runs (
   backfill     boolean not null default false, -- it makes up for an earlier occurrence
   attempt      integer,                      -- as the client numbers it
   execution    text,                         -- the id of the process, pod or job that started it, as the client sent it
+  ended        jsonb,                        -- of an ended run with an id: all that a late ping of it needs to know
   primary key (monitor_id, number)
 ) with (fillfactor = 85);
+create index runs_by_id on runs (monitor_id, run, number) where run is not null;
 create index runs_open on runs (monitor_id) where finished_at is null;
 create index runs_business_date on runs (monitor_id, business_date, number) where business_date is not null;
 create index runs_finished on runs (finished_at) where finished_at is not null;
@@ -420,7 +422,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (8, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (9, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

@@ -214,7 +214,7 @@ MONITORS = (
     Limit(
         "names of stages and tasks of the ended runs that a monitor remembers",
         number(runs.ENDED_NAMES_MAX),
-        "late pings of stages and tasks of the oldest of these runs are ignored",
+        "the scheduler reads the oldest of these runs from the database when a late ping needs them",
     ),
     Limit(
         "stages of a definition; stages seen in a run",

@@ -1596,9 +1596,9 @@ class Model:
         status = None
         was_failing: set[tuple[str, str]] = set()
         if run is None:
-            ended = self._ended(m, ping.run) if ping.run is not None else None
-            if ended is not None:
-                self._apply_late(m, ended, ping)
+            known = [each for each in m.runs if each.id == ping.run and ping.run is not None]
+            if known:
+                self._apply_late(m, known[-1], ping)
                 return False
             last = self._auto_completed(m) if ping.run is None else None
             if last is not None and ping.signal != "start" and self.now - (last.ended or 0) <= 10 * S:

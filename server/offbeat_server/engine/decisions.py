@@ -33,6 +33,7 @@ class RunChanged(NamedTuple):
     backfill: bool = False
     attempt: int | None = None  # as the client numbers it
     execution: str | None = None
+    ended: list[Any] | None = None  # of an ended run with an id, for `MonitorRuns.recall`; None: as it was
 
 
 class IncidentChanged(NamedTuple):

@@ -18,6 +18,7 @@ from offbeat_server.engine.model.definition import Definition
 from offbeat_server.engine.model.enums import Status, Verdict
 from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, Entry, Position
+from offbeat_server.engine.model.runs import EndedRunRow
 from offbeat_server.engine.quarantine import Quarantine
 from offbeat_server.engine.rules import definition_changes, notifications
 from offbeat_server.engine.rules.deadlines import evaluate
@@ -124,6 +125,50 @@ class Engine:
             except Exception as error:
                 self.quarantine(m.id, error)
         return len(entries)
+
+    def unknown_runs(self, entries: Sequence[Entry]) -> list[tuple[int, str]]:
+        """Monitor and id of runs that these entries name, and of which only a row may have what they need to know.
+
+        Each once: a run that the engine does not know may be new, and its stages and tasks name it often.
+
+        Call `forget_recalled` before, and `recall` for those that have ended, before the entries are applied. Then the
+        result is the same however the entries are cut into batches.
+        """
+        monitors = self.state.monitors
+        started: set[tuple[int, str]] = set()
+        unknown: dict[tuple[int, str], None] = {}
+        for entry in entries:
+            ping = entry.ping
+            if ping.run is None:
+                continue
+            key = (entry.monitor_id, ping.run)
+            is_whole = ping.stage is None and ping.task is None
+            if key not in unknown and key not in started:
+                m = monitors.get(entry.monitor_id)
+                runs = m.rare.runs if m is not None else None
+                if runs is not None and runs.needs_row(ping.run, is_whole):
+                    unknown[key] = None
+            if is_whole and ping.signal == "start":
+                started.add(key)  # it opens this run, if the run is not known
+        return list(unknown)
+
+    def recall(self, monitor_id: int, run: str, row: EndedRunRow) -> None:
+        """Know a run that has ended from its row, until `forget_recalled`."""
+        m = self.state.monitors.get(monitor_id)
+        if m is not None and m.rare.runs is not None:
+            m.rare.runs.recall(run, row)
+            self.state.with_recalled.add(monitor_id)
+
+    def forget_recalled(self) -> None:
+        """Forget recalled runs, unless decisions are not written yet: until then their rows are older."""
+        state = self.state
+        if state.pending_decisions:
+            return
+        for monitor_id in state.with_recalled:
+            m = state.monitors.get(monitor_id)
+            if m is not None and m.rare.runs is not None:
+                m.rare.runs.recalled.clear()
+        state.with_recalled.clear()
 
     def ignore(self, monitor_id: int) -> None:
         """Ignore pings of this monitor: it no longer exists."""

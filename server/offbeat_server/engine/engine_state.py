@@ -90,6 +90,7 @@ class EngineState:
         self.ties: dict[int, set[int]] = {}  # who was linked when something undecided was decided, and is no longer
         self.with_incident: set[int] = set()  # those with a `current_incident`
         self.releases: list[tuple[int, Micros, Iterator[int]]] = []  # upstreams that have recovered, since when
+        self.with_recalled: set[int] = set()  # those that hold ended runs of which the rows may be read again
         self.unknown_ids: set[int] = set()  # monitors that were deleted while pings of them were still under way
         self.counts: Counter[Status] = Counter()  # monitors by status
         self.excused = 0  # occurrences, since the start
@@ -173,6 +174,8 @@ class EngineState:
         rows = self.open_for(m).runs
         self.pending_runs += run.number not in rows
         rows[run.number] = _row_of(m, run)
+        if m.runs is not None and m.runs.recalled:
+            self.with_recalled.add(m.id)
 
     def update_run_reason(self, m: Monitor, run: Run) -> None:
         """The reason of an open run has changed. Each task that fails may do this, so its row is made only once."""
@@ -409,4 +412,5 @@ def _row_of(m: Monitor, run: Run) -> RunChanged:
         run.is_backfill,
         run.attempt,
         run.execution,
+        m.runs.dump_ended(run) if m.runs is not None and run.verdict is not None else None,
     )

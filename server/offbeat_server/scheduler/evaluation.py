@@ -25,6 +25,7 @@ from offbeat_server.scheduler.decision_writer import DecisionWriter
 from offbeat_server.scheduler.lease import Lease
 from offbeat_server.scheduler.log_reader import LogReader
 from offbeat_server.scheduler.outages import OutageDetector
+from offbeat_server.scheduler.recall import recall_runs
 from offbeat_server.scheduler.recovery import SLICE
 
 UNDECIDED_MAX = 5_000  # monitors; beyond, the evaluation waits until their decisions are written
@@ -52,6 +53,7 @@ class Evaluation:
         self._entries: list[Entry] = []  # read from the log; those before `_applied` are in the engine
         self._applied = 0
         self._writers: list[WriterSeen] = []  # as they were when the entries were read
+        self._recalled = True  # whether the engine knows the ended runs that the entries name
         self._doubtful = False  # a connection was lost: what was under way may have happened
 
     def begin(self, engine: Engine) -> None:
@@ -75,7 +77,11 @@ class Evaluation:
         await self._decision_writer.write_all()  # what a lost connection has left
         if self._applied == len(self._entries):
             self._entries, self._writers = await self._log_reader.read_batch(connection)
-            self._applied = 0
+            self._applied, self._recalled = 0, False
+        if not self._recalled:
+            self._engine.forget_recalled()  # everything is written
+            await recall_runs(connection, self._engine, self._entries)
+            self._recalled = True
         # After the writers: if their word passes a refusal, the refusal is seen too. Also if the last cycle was broken
         # off after `read_batch`: nothing is evaluated before its outages are decided.
         rev, refusal_id = await scheduler_rows.news(connection)

@@ -26,6 +26,7 @@ from offbeat_server.scheduler.config_changes import ConfigChanges
 from offbeat_server.scheduler.lease import Lease
 from offbeat_server.scheduler.log_reader import LogReader
 from offbeat_server.scheduler.outages import OutageDetector
+from offbeat_server.scheduler.recall import recall_runs
 
 SLICE = 500  # monitors, entries or evaluations between two turns of the event loop, about 2 ms
 
@@ -153,6 +154,7 @@ async def _catch_up(connection: Connection, engine: Engine, m: Monitor, through:
         )
         since = m.follow_from
         while not errors and (entries := await of_monitor(connection, m.id, since, through, ENTRIES_MAX)):
+            await recall_runs(connection, lone, entries)
             since, done = Position(entries[-1].at, entries[-1].writer, entries[-1].seq), 0
             while done < len(entries) and not errors:
                 done = lone.apply(entries, done, SLICE)

@@ -17,10 +17,12 @@ from offbeat_server.common.errors import DatabaseDownError, LeaseLostError
 from offbeat_server.common.instants import Micros
 from offbeat_server.common.service import Service, forever
 from offbeat_server.db.pool import Pool, database_trouble
+from offbeat_server.db.scheduler_store import scheduler_rows
 from offbeat_server.db.scheduler_store.log_entries import of_monitor
 from offbeat_server.db.scheduler_store.states import load_stored
 from offbeat_server.engine.engine import Engine, isolated_engine
 from offbeat_server.engine.model.monitor import Monitor
+from offbeat_server.scheduler.recall import recall_runs
 from offbeat_server.scheduler.scheduler import Scheduler
 
 EVERY_S = 1.0
@@ -117,10 +119,13 @@ class SelfCheck(Service):
                     return None  # it was written again since, or a change of it was not
                 since = stored.position
                 entries = await of_monitor(connection, stored.id, since, through, ENTRIES_MAX + 1)
-        if len(entries) > ENTRIES_MAX:
-            return None
-        errors: list[Exception] = []
-        lone = isolated_engine(outages, windows, stored, lambda monitor_id, error: errors.append(error))
+                if len(entries) > ENTRIES_MAX:
+                    return None
+                errors: list[Exception] = []
+                lone = isolated_engine(outages, windows, stored, lambda monitor_id, error: errors.append(error))
+                has_recalled = await recall_runs(connection, lone, entries)
+                if has_recalled and await scheduler_rows.state_at(connection, stored.id) != since.at:
+                    return None  # it was written in between, so the rows may be newer than the state
         done = 0
         while done < len(entries):
             done = lone.apply(entries, done, ENTRIES_MAX)

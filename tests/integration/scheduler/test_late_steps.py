@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from offbeat_server.db.read_models import pages
 from offbeat_server.db.repositories.client_runs import ClientRun, read_new_pings
+from offbeat_server.engine.model import runs
 from tests.support.harness import eventually
 from tests.support.servers.scheduler_node import Node, count_of, running
 
@@ -40,3 +43,53 @@ async def test_a_late_failure_and_its_retry_are_in_the_row_on_the_page_and_in_al
         await is_run(node, 1, verdict="succeeded", reason=None)
         assert await node.alerts() == ["opened", "resolved"]
         assert await count_of(node.pool, "runs") == 1
+
+
+async def test_a_late_task_of_a_run_that_is_no_longer_remembered(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is read, once for a batch, also by the scheduler that follows; and no other run is opened."""
+    monkeypatch.setattr(runs, "RUNS_REMEMBERED_MAX", 1)
+    async with running(database_url) as node:
+        job = await node.monitor(tasks={"expected": 1})
+        for run in ("a", "b", "c"):
+            await node.ping(job, "start", run=run)
+            await node.ping(job, "success", run=run, task="1")
+        await is_run(node, 3, verdict="succeeded")
+        await node.ping(job, "fail", run="a", task="2")
+        await is_run(node, 1, verdict="failed")
+        await node.is_status(job, "down")
+        await node.ping(job, "success", run="a", task="1")  # sent before
+    async with running(database_url, "next") as node:
+        await node.ping(job, "success", run="a", task="2")
+        failed_once = await is_run(node, 1, verdict="succeeded")
+        assert failed_once["detail"]["tasks"]["done"] == 2
+        await node.ping(job, "fail", run="b", task="7")
+        await is_run(node, 2, verdict="failed")
+        assert await count_of(node.pool, "runs") == 3
+        assert node.scheduler.mismatches == 0
+
+
+async def test_a_late_failure_of_a_run_that_is_no_longer_remembered_concerns_its_own_date(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No success of another date resolves it, and a success of its own date does."""
+    monkeypatch.setattr(runs, "RUNS_REMEMBERED_MAX", 1)
+    async with running(database_url) as node:
+        job = await node.monitor(tasks={"expected": 1})
+        for day in ("2026-11-28", "2026-11-29"):
+            await node.ping(job, "start", run=day)
+            await node.ping(job, "success", run=day, task="1")
+        await is_run(node, 2, verdict="succeeded")
+        await node.ping(job, "fail", run="2026-11-28", task="2")
+        await is_run(node, 1, verdict="failed", business_date="2026-11-28")
+        await node.is_status(job, "down")
+        await node.ping(job, "start", run="2026-11-30")
+        await node.ping(job, "success", run="2026-11-30", task="1")
+        await is_run(node, 3, verdict="succeeded", business_date="2026-11-30")
+        assert await node.status(job) == "down"
+    async with running(database_url, "next") as node:
+        await node.ping(job, "success", run="2026-11-28", task="2")
+        await is_run(node, 1, verdict="succeeded", business_date="2026-11-28")
+        await node.is_status(job, "unwatched")
+        assert await node.alerts() == ["opened", "resolved"]

@@ -157,8 +157,11 @@ def _differences(
             for name, value in vars(stored[key]).items():
                 if name in _OF_PEOPLE:
                     continue
-                if value != getattr(wanted[key], name):
-                    yield key[0], f"{what} {key}: {name} is {value} and should be {getattr(wanted[key], name)}"
+                should_be = getattr(wanted[key], name)
+                if name == "ended":  # JSON
+                    should_be = orjson.loads(orjson.dumps(should_be))
+                if value != should_be:
+                    yield key[0], f"{what} {key}: {name} is {value} and should be {should_be}"
 
 
 def _ideal(world: World, end: Micros, foreseen: Sequence[SimpleNamespace]) -> Engine:

@@ -304,6 +304,7 @@ class Script:
                 rng.choice((Verdict.SUCCEEDED, Verdict.FAILED)) if finished else None,
                 rng.choice((None, "why")), rng.choice((None, 1, 2**31)), rng.choice(DETAILS),
                 rng.choice((None, "2026-11-30")), rng.random() < 0.3, rng.choice((None, 2)), rng.choice((None, "pod")),
+                [True, 0, "", None, False, False] if finished and rng.random() < 0.7 else None,
             )
         ]  # fmt: skip
 
@@ -434,6 +435,7 @@ class Script:
             lambda side: _sorted(rows.channels(side.scheduler)),
             lambda side: rows.projects(side.scheduler),
             lambda side: rows.state_at(side.scheduler, monitor_id),
+            lambda side: _sorted(rows.ended_runs(side.scheduler, [(monitor_id, f"run-{n}") for n in range(1, 5)])),
             lambda side: rows.deleted_since(side.scheduler, rev),
             lambda side: rows.read_checkpoint(side.scheduler),
         ):

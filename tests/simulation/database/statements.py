@@ -30,6 +30,7 @@ _CHECKPOINT = rows_of("at applied_rev cursors set_aside")
 _NEWS = rows_of("rev refusal_id")
 _ID = rows_of("id")
 _ENDED = rows_of("id effective_at")
+_ENDED_RUN = rows_of("monitor_id run number verdict finished_at business_date backfill execution ended")
 _MEMBER = rows_of("monitor_id name at silent_since")
 _WINDOW = rows_of("id project_id slug definition")
 _ONE = rows_of("one")
@@ -413,6 +414,21 @@ class Statements:
             if not w.fenced or w.id in known or w.id > newest
         ]
 
+    def scheduler_ended_runs(self, session: Session, monitor_ids: list[int], ids: list[str]) -> list[Row]:
+        rows = []
+        for key in zip(monitor_ids, ids, strict=True):
+            ended = [
+                (number, run)
+                for (monitor_id, number), run in sorted(self.runs.items())
+                if (monitor_id, run.run) == key and run.finished_at is not None
+            ]
+            if ended and ended[-1][1].ended is not None:
+                number, run = ended[-1]
+                which = (run.business_date, run.backfill, run.execution)
+                state = orjson.dumps(run.ended).decode()
+                rows.append(_ENDED_RUN(*key, number, run.verdict, to_datetime(run.finished_at), *which, state))
+        return rows
+
     def scheduler_state_at(self, session: Session, monitor_id: int) -> list[Row]:
         state = self.states.get(monitor_id)
         return [] if state is None else [_ONE(to_datetime(state.at))]
@@ -595,11 +611,11 @@ class Statements:
         for monitor_id, number, _, run, started, finished, last, duration, verdict, reason, code, detail, *which in zip(
             *columns, strict=True
         ):
-            date, backfill, attempt, execution = which
+            date, backfill, attempt, execution, ended = which
             was = self.runs.get((monitor_id, number))
             if was is None:
                 was = SimpleNamespace(run=run, started_at=None, duration=None, detail={}, last_ping_at=NO_PING)
-                was.business_date, was.backfill, was.attempt, was.execution = None, False, None, None
+                was.business_date, was.backfill, was.attempt, was.execution, was.ended = None, False, None, None, None
                 was.exit_code = code
             by_person = to_micros(last) == NO_PING
             new[monitor_id, number] = SimpleNamespace(
@@ -616,6 +632,7 @@ class Statements:
                 backfill=was.backfill or backfill,
                 attempt=was.attempt if attempt is None else attempt,
                 execution=was.execution if execution is None else execution,
+                ended=was.ended if ended is None else orjson.loads(ended),
             )
         session.runs = new
         self._write(session, lambda: self.runs.update(new))

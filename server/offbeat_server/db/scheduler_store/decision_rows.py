@@ -203,6 +203,7 @@ def _runs(runs: Sequence[tuple[Decision, RunChanged]]) -> list[list[Any]]:
         [run.backfill for _, run in runs],
         [run.attempt for _, run in runs],
         [run.execution for _, run in runs],
+        [None if run.ended is None else _json(run.ended) for _, run in runs],
     ]
 
 

@@ -13,7 +13,8 @@ from offbeat_server.common.plural import plural
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
 from offbeat_server.engine.model.alert_payload import AlertPayload
-from offbeat_server.engine.model.enums import AlertKind, Verdict, read_enum
+from offbeat_server.engine.model.enums import AlertKind, Verdict, member_or, read_enum
+from offbeat_server.engine.model.runs import EndedRunRow
 from offbeat_server.engine.schedule.maintenance_windows import Window, read_window
 
 _SQL = load("scheduler")
@@ -95,6 +96,14 @@ async def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> No
         cursors,
         list(checkpoint.set_aside),
     )
+
+
+class EndedRunSeen(NamedTuple):
+    """An ended run with an id."""
+
+    monitor_id: int
+    run: str
+    row: EndedRunRow
 
 
 class Defined(NamedTuple):
@@ -216,6 +225,28 @@ async def writers(connection: Connection, known: Sequence[int], newest: int) -> 
             row["fenced"],
             to_micros(row["seen_at"]),
             row["silent_s"],
+        )
+        for row in rows
+    ]
+
+
+async def ended_runs(connection: Connection, keys: Sequence[tuple[int, str]]) -> list[EndedRunSeen]:
+    """The last ended run of each monitor and run id, if its row is kept. Raises DatabaseDownError."""
+    with database_trouble():
+        rows = await connection.fetch(_SQL["ended_runs"], [key[0] for key in keys], [key[1] for key in keys])
+    return [
+        EndedRunSeen(
+            row["monitor_id"],
+            row["run"],
+            EndedRunRow(
+                row["number"],
+                member_or(Verdict, row["verdict"], Verdict.UNKNOWN),
+                to_micros(row["finished_at"]),
+                row["business_date"],
+                row["backfill"],
+                row["execution"],
+                orjson.loads(row["ended"]),
+            ),
         )
         for row in rows
     ]

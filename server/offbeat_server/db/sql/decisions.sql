@@ -49,16 +49,17 @@ delete from members where monitor_id = any($1::integer[])
 -- A revised run knows only what the late ping said; what the row had stays. If a person revised it, there was no ping,
 -- and `last_ping_at` is the epoch.
 insert into runs (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,
-                  exit_code, wide_exit_code, detail, business_date, backfill, attempt, execution)
+                  exit_code, wide_exit_code, detail, business_date, backfill, attempt, execution,
+                  ended)
 select w.monitor_id, w.number, w.project_id, w.run, w.started_at, w.finished_at, w.last_ping_at, w.duration, w.verdict,
        w.reason, case when w.exit_code between -2147483648 and 2147483647 then w.exit_code::integer end,
        case when w.exit_code not between -2147483648 and 2147483647 then w.exit_code end, w.detail::jsonb,
-       w.business_date, w.backfill, w.attempt, w.execution
+       w.business_date, w.backfill, w.attempt, w.execution, w.ended::jsonb
   from unnest($1::integer[], $2::integer[], $3::integer[], $4::text[], $5::timestamptz[], $6::timestamptz[],
               $7::timestamptz[], $8::double precision[], $9::text[], $10::text[], $11::bigint[], $12::text[],
-              $13::text[], $14::boolean[], $15::integer[], $16::text[])
+              $13::text[], $14::boolean[], $15::integer[], $16::text[], $17::text[])
     as w (monitor_id, number, project_id, run, started_at, finished_at, last_ping_at, duration, verdict, reason,
-          exit_code, detail, business_date, backfill, attempt, execution)
+          exit_code, detail, business_date, backfill, attempt, execution, ended)
 on conflict (monitor_id, number) do update
    set started_at = coalesce(excluded.started_at, runs.started_at), finished_at = excluded.finished_at,
        last_ping_at = case when excluded.last_ping_at = 'epoch' then runs.last_ping_at else excluded.last_ping_at end,
@@ -69,7 +70,8 @@ on conflict (monitor_id, number) do update
        detail = case when excluded.detail = '{}' then runs.detail else excluded.detail end,
        business_date = coalesce(excluded.business_date, runs.business_date),
        backfill = excluded.backfill or runs.backfill, attempt = coalesce(excluded.attempt, runs.attempt),
-       execution = coalesce(excluded.execution, runs.execution)
+       execution = coalesce(excluded.execution, runs.execution),
+       ended = coalesce(excluded.ended, runs.ended)
 
 -- name: put_incidents
 -- The columns of an acknowledgement belong to another statement and stay as they are.

@@ -82,6 +82,18 @@ select w.id, w.seq, w.started_at, w.accepted_through, w.fenced, w.seen_at,
  where not w.fenced or w.id = any($1::integer[]) or w.id > $2
  order by w.id
 
+-- name: ended_runs
+-- The last ended runs of monitors ($1) with these ids ($2): late pings of their stages and tasks belong to them. Not
+-- rows of a program that kept less.
+select w.monitor_id, w.run, r.number, r.verdict, r.finished_at, r.business_date, r.backfill, r.execution,
+       r.ended::text as ended
+  from unnest($1::integer[], $2::text[]) as w (monitor_id, run)
+ cross join lateral (
+   select number, verdict, finished_at, business_date, backfill, execution, runs.ended from runs
+    where runs.monitor_id = w.monitor_id and runs.run = w.run and runs.finished_at is not null
+    order by number desc limit 1) r
+ where r.ended is not null
+
 -- name: state_at
 -- Whether the rows that a scheduler has written are still there, after a lost connection.
 select at from states where monitor_id = $1

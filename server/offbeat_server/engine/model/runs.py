@@ -68,6 +68,18 @@ class EndedRun(NamedTuple):
         return len(self.content.stages) + self.content.task_names if self.content is not None else 0
 
 
+class EndedRunRow(NamedTuple):
+    """The row of an ended run with an id; `state` is of `MonitorRuns.dump_ended`."""
+
+    number: int
+    verdict: Verdict
+    at: Micros
+    business_date: str | None
+    backfill: bool
+    execution: str | None
+    state: list[Any]
+
+
 _DATE_FIELDS = ("business_date", "is_date_named", "is_backfill", "execution")
 _FORGOTTEN = 0  # in place of a content; also of a state that was written without contents
 
@@ -117,6 +129,7 @@ class MonitorRuns:
         "not_before_of",
         "open",
         "own_finish_due",
+        "recalled",
         "task_names",
         "unnamed",
     )
@@ -133,6 +146,8 @@ class MonitorRuns:
         self.not_before: Micros | None = None
         self.not_before_of = 0
         self.ended_names = 0  # of stages and tasks of `closed`
+        # Ended runs that `closed` no longer has in full, until their rows are written and can be read: not stored.
+        self.recalled: dict[str, EndedRun] = {}
         self.task_names = 0  # of all open runs
         self.limits = LazyHeap[int]()  # of the open runs, by number
 
@@ -150,7 +165,44 @@ class MonitorRuns:
     def ended(self, run: str, at: Micros) -> EndedRun | None:
         """The ended run with this id, if it is remembered."""
         known = self.closed.get(run)
-        return known if known is not None and at - known.at <= REMEMBERED_FOR else None
+        return self.find_ended(run) if known is not None and at - known.at <= REMEMBERED_FOR else None
+
+    def find_ended(self, run: str) -> EndedRun | None:
+        """The last ended run with this id that is remembered or recalled, however long ago it ended."""
+        known = self.closed.get(run)
+        if known is not None and not known.forgotten:
+            return known
+        recalled = self.recalled.get(run)
+        if known is None or recalled is None or recalled.number != known.number:
+            return known or recalled
+        return known._replace(content=recalled.content, forgotten=recalled.forgotten)
+
+    def needs_row(self, run: str, is_whole: bool) -> bool:
+        """Whether a ping with this run id may need what only the row of the run has.
+
+        `is_whole`: it is of the whole run. Then the run is another one, if its id is not remembered.
+        """
+        if run in self.by_id or run in self.recalled:
+            return False
+        known = self.closed.get(run)
+        return known.forgotten if known is not None else not is_whole
+
+    def dump_ended(self, run: Run) -> list[Any] | None:
+        """As JSON for the row of an ended run, see `recall`; None: it has no id, or only its row has its content."""
+        ended = self.find_ended(run.run) if run.run is not None else None
+        if ended is None or ended.number != run.number or ended.forgotten:
+            return None
+        content = _dump_content(ended)
+        return [ended.begun, ended.started or 0, ended.finish_key, content, ended.is_date_named, ended.by_hand]
+
+    def recall(self, run: str, row: EndedRunRow) -> None:
+        """Know an ended run from its row."""
+        begun, started, finish_key, content, is_date_named, by_hand = row.state
+        which = (row.business_date, is_date_named, row.backfill, row.execution)
+        ended = _load_ended(row.number, row.verdict, row.at, begun, started, finish_key, content, *which)
+        if ended.content is not None:
+            ended.content.verdict = row.verdict
+        self.recalled[run] = ended._replace(by_hand=by_hand)
 
     def ended_by_number(self, number: int, at: Micros) -> tuple[str | None, EndedRun] | None:
         """The id and the ended run with this number, if it is remembered."""
@@ -158,7 +210,7 @@ class MonitorRuns:
         return next(found, None)
 
     def _remembered(self) -> Iterator[tuple[str | None, EndedRun]]:
-        yield from self.closed.items()
+        yield from ((run, self.find_ended(run) or ended) for run, ended in self.closed.items())
         if self.auto_completed is not None:
             yield None, self.auto_completed
 
@@ -209,6 +261,11 @@ class MonitorRuns:
             return
         closed = self.closed
         before = closed.get(run)
+        if before is None and (old := self.recalled.get(run)) is not None and old.number == ended.number:
+            self.recalled[run] = ended
+            return
+        if ended.forgotten is False and before is not None and before.forgotten and before.number == ended.number:
+            self.recalled[run], ended = ended, ended._replace(content=None, forgotten=True)
         if before is not None and before.number != ended.number:
             del closed[run]  # so that the newest is the last
         closed[run] = ended
@@ -217,9 +274,15 @@ class MonitorRuns:
         else:
             self.ended_names = sum(each.names for each in closed.values())
         while len(closed) > RUNS_REMEMBERED_MAX or closed[next(iter(closed))].at < ended.at - REMEMBERED_FOR:
-            self.ended_names -= closed.pop(next(iter(closed))).names
+            oldest = next(iter(closed))
+            gone = closed.pop(oldest)
+            self.ended_names -= gone.names
+            if not gone.forgotten or (old := self.recalled.get(oldest)) is None or old.number != gone.number:
+                self.recalled[oldest] = gone
         for oldest, each in closed.items() if self.ended_names > ENDED_NAMES_MAX else ():
             self.ended_names -= each.names
+            if not each.forgotten:
+                self.recalled[oldest] = each
             closed[oldest] = each._replace(content=None, forgotten=each.forgotten or each.content is not None)
             if self.ended_names <= ENDED_NAMES_MAX:
                 break

@@ -20,7 +20,7 @@ def belongs_to_ended_run(state: EngineState, m: Monitor, ping: Ping) -> bool:
     """Whether a ping of a stage or task whose run is not open belongs to a run that has ended."""
     runs = runs_of(m)
     if ping.run is not None:
-        return runs.ended(ping.run, state.now) is not None
+        return runs.find_ended(ping.run) is not None
     if ping.signal == "start":
         return False
     if runs.finished is not None and runs.finished[1] != m.writer and state.now - runs.finished[0] < OVERTAKEN_MAX:
@@ -32,9 +32,9 @@ def belongs_to_ended_run(state: EngineState, m: Monitor, ping: Ping) -> bool:
 def apply_late_step(state: EngineState, m: Monitor, ping: Ping) -> None:
     """Apply a ping of a stage or task to the run that has ended."""
     runs = runs_of(m)
-    ended = runs.closed.get(ping.run) if ping.run is not None else runs.unnamed
+    ended = runs.find_ended(ping.run) if ping.run is not None else runs.unnamed
     if ended is None or ended.forgotten:
-        return  # the state is of a program that kept less
+        return  # its row is of a program that kept less
     run = ended.as_run(ping.run)
     before, last_at, was_wrong = _results(m, run, ping), run.last_at, _is_wrong(m, ended, run)
     run.apply(state.now, ping, ENDED_NAMES_MAX - runs.ended_names)

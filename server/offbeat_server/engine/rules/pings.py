@@ -25,6 +25,7 @@ from offbeat_server.engine.rules.runs import (
     apply_run_ping,
     finish,
     is_of_another_execution,
+    note_late,
     open_run,
     revise,
     runs_of,
@@ -135,7 +136,7 @@ def _apply_start(state: EngineState, m: Monitor, entry: Entry, again: bool, know
     if runs is not None and ping.run is not None:
         ended = runs.ended(ping.run, state.now)
         if ended is not None and not ended.begun and state.now - ended.at <= LATE_START_MAX:  # its end has overtaken it
-            runs.closed[ping.run] = ended._replace(begun=True)
+            note_late(state, m, ended._replace(begun=True), ping)
             notify_followers(state, m, "start", ping.run)
             return None
     run, date = open_run(state, m, ping, known)
@@ -215,8 +216,8 @@ def _apply_to_ended_run(state: EngineState, m: Monitor, ended: EndedRun, ping: P
     if ended.by_hand or not ended.finish_key:  # its pieces had ended it, or we had, and this is its own finish
         if ended.verdict != (Verdict.FAILED if failed else Verdict.SUCCEEDED):
             revise(state, m, ended, ping)
-        elif m.runs is not None and ping.run is not None:
-            m.runs.closed[ping.run] = ended._replace(finish_key=key, by_hand=False)
+        else:
+            note_late(state, m, ended._replace(finish_key=key, by_hand=False), ping)
         return True
     if slot_has_come(m):
         return False

@@ -233,6 +233,7 @@ def close_by_hand(
         ended = runs.last(run.run)._replace(by_hand=True)
         runs.keep(run.run, ended)
         runs.own_finish_due |= run.run is None
+        state.record_run(m, run)  # again: its row says, too, who decided
         _apply_verdict_by_hand(state, m, ended, run.run, reason, run)
         run.message = None
         if verdict != Verdict.IGNORED:
@@ -327,3 +328,12 @@ def keep_ended(state: EngineState, m: Monitor, ended: EndedRun, run: Run) -> Non
         state.revise_run(m, run)
     else:
         state.record_run(m, run)
+
+
+def note_late(state: EngineState, m: Monitor, ended: EndedRun, ping: Ping) -> None:
+    """Remember what a late ping of a run says beside the verdict: its own finish, which agrees, or that it began."""
+    run = ended.as_run(ping.run)
+    if ended.forgotten:
+        runs_of(m).keep(ping.run, ended)
+    else:
+        keep_ended(state, m, ended, run)
