@@ -136,7 +136,6 @@ class Run:
     dated: Dated = NO_DATE
     execution: str | None = None  # of the ping that opened it
     client: bytes | None = None  # the address of its first start
-    superseded: bool = False
 
 
 @dataclass
@@ -1353,11 +1352,12 @@ class Model:
         return ended[-1] if ended and self.now - (ended[-1].ended or 0) <= 600 * S else None
 
     def _superseded(self, m: Monitor, ping: Ping) -> Run | None:
-        """The run of the execution of a ping, if another execution superseded it at most ten minutes ago."""
-        same = [
-            run for run in m.runs if run.id == ping.run and run.superseded and not _is_of_another_execution(run, ping)
-        ]
-        return same[-1] if same and self.now - (same[-1].ended or 0) <= 600 * S else None
+        """The last run with this id that ended at most ten minutes ago, if it is of the execution of a ping."""
+        same = [run for run in m.runs if run.id == ping.run and run.ended is not None]
+        last = same[-1] if same else None
+        if last is None or ping.options is None or last.execution != ping.options.execution:
+            return None
+        return last if self.now - (last.ended or 0) <= 600 * S else None
 
     def _auto_completed(self, m: Monitor) -> Run | None:
         """The last run without an id, where its pieces or a person ended it and it has not said so itself."""
@@ -1413,13 +1413,14 @@ class Model:
         if ping.run is None:
             return self._apply_heartbeat(m, ping, dated)
         ended = self._superseded(m, ping) if foreign else self._ended(m, ping.run)
-        if foreign and ended is None:
-            return False
         if ended is not None and ended.begun and self._is_of_ended(m, ended, ping):
             self._finish_ended(m, ended, ping)
             return False
+        if foreign:
+            return False
         started = self.now - round(ping.duration * S) if ping.duration is not None else 0
         run = Run(len(m.runs) + 1, ping.run, started, [("ping", self.now, ping)], begun=False, finish=ping, dated=dated)
+        run.execution = ping.options.execution if ping.options is not None else None
         m.runs.append(run)
         self._end(m, run, ping, created_by_finish=True)
         return True
@@ -1491,7 +1492,6 @@ class Model:
             failed = bool(failing(m.d, see(before)))
             before.ended, before.verdict = self.now, "failed" if failed else "superseded"
             before.duration = self.now - before.started
-            before.superseded = True
         if ping.run is None and (ping.signal != "start" or ping.stage is not None or ping.task is not None):
             m.last, m.heartbeat = None, 0
         if len(m.open) >= 1000:

@@ -188,10 +188,12 @@ def _apply_finish(
         return None
     runs = runs_of(m)
     ended = runs.ended(ping.run, state.now)
+    if is_other and (ended is None or ping.options is None or ended.execution != ping.options.execution):
+        return None  # of an execution that is no longer known
     if ended is not None and ended.begun and _apply_to_ended_run(state, m, ended, ping, key):
         return None
     if is_other:
-        return None  # of the run that the open one superseded, and that is no longer known
+        return None
     date = known or date_of(m, ping, state.now)
     run = runs.add(ping.run, None, state.now)
     run.implicit = True
