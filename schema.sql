@@ -100,6 +100,17 @@ create table keys (
 create index keys_monitor on keys (monitor_id);
 create unique index keys_main on keys (monitor_id) where main;
 
+-- The former addresses of monitors that were renamed or moved, until another monitor takes the slug: pings still arrive
+-- by them, and pages lead to the new one.
+create table former_slugs (
+  project_id  integer not null references projects on delete cascade,
+  slug        text not null,
+  monitor_id  integer not null references monitors on delete cascade,
+  since       timestamptz not null default now(),
+  primary key (project_id, slug)
+);
+create index former_slugs_monitor on former_slugs (monitor_id);
+
 -- Times in which a project's monitors are evaluated and recorded, and no alert is sent.
 create table windows (
   id          integer generated always as identity primary key,
@@ -121,7 +132,7 @@ create table changes (
   project_id  integer,
   monitor_id  integer,
   actor       text not null,                 -- who: 'admin', 'apply', 'ping', a key's prefix
-  kind        text not null,                 -- monitor, key, channel, project, window, pause, snooze, acknowledge, resolve, close
+  kind        text not null,                 -- monitor, key, channel, project, window, move, pause, snooze, acknowledge, resolve, close
   subject     text not null,                 -- the slug of what was changed
   before      jsonb,
   after       jsonb,
@@ -422,7 +433,7 @@ create unique index digests_closes on digests (closes) where closes is not null;
 ---------------------------------------------------------------------------------------------------- first rows
 
 insert into meta (schema_version, secret)
-  values (9, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
+  values (10, decode(md5(gen_random_uuid()::text) || md5(gen_random_uuid()::text), 'hex'));
 insert into projects (slug, name, ping_key)
   values ('default', 'Default', replace(gen_random_uuid()::text, '-', ''));
 insert into channels (project_id, slug, kind, definition)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from docs.generate.markdown import number, table
 from offbeat import exec as client_exec
 from offbeat_server.config import Settings
+from offbeat_server.db.repositories.monitor_moves import FORMER_SLUGS_MAX
 from offbeat_server.db.scheduler_store.decision_rows import COMMENTS_NAMED_MAX
 from offbeat_server.engine.model import definition, fleet, ping, run, runs
 from offbeat_server.engine.model.monitor import RUNS_COUNTED_MAX
@@ -241,6 +242,11 @@ MONITORS = (
         "OnCalendar expressions of a monitor",
         f"{calendar.ONCALENDAR_LINES_MAX}; {number(definition.CALENDAR_CHARS_MAX)} characters together",
         "422",
+    ),
+    Limit(
+        "former slugs of a monitor",
+        number(FORMER_SLUGS_MAX),
+        "the oldest no longer leads to the monitor: pings by it are answered 404",
     ),
 )
 MANAGEMENT = (

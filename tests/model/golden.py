@@ -45,6 +45,7 @@ _INCIDENT = re.compile(
 _ALERT = re.compile(r"^alert (?:([a-z]\w*) )?(\d+)\.(\d+): (opened|worse|resolved) at (\S+)(?: (\{.+\}))?$")
 _CAUSE = re.compile(r"^(\w+)(?: of run (\d+))?(?: from (\S+))?$")
 _ACTS = ("pause", "resume", "resolve", "delete", "snooze")
+_PROJECTS = {"here": PROJECT, "elsewhere": PROJECT + 1}  # all monitors and windows are made here
 
 Value = Any  # of a YAML document
 
@@ -216,6 +217,11 @@ def _read_step(example: Example, line: str) -> None:
         value = (int(rest[0]), Verdict(rest[2]), not seen_open)
     elif kind == "pause" and rest == ["drop"]:
         value = True
+    elif kind == "rename":
+        value = _after(rest, "to")
+        example.slugs[example.slugs.index(slug)] = value
+    elif kind == "move":
+        value = _PROJECTS[rest[0]]
     elif kind not in _ACTS or rest:
         raise ValueError("not a signal, an act of a person, an outage, a window or `is`")
     example.steps.append(Step(at, kind, slug, value, line))
@@ -368,6 +374,13 @@ class EngineRun:
     def _snooze(self, step: Step) -> None:
         self._put(step.slug, step.at, snoozed_until=step.value / SECOND)
 
+    def _rename(self, step: Step) -> None:
+        self.scene.rename(step.at / SECOND, step.slug, step.value)
+        self.defined[step.value] = self.defined.pop(step.slug)
+
+    def _move(self, step: Step) -> None:
+        self.scene.move(step.at / SECOND, step.slug, step.value)
+
     def _resolve(self, step: Step) -> None:
         self.scene.resolve(step.at / SECOND, step.slug)
 
@@ -490,6 +503,13 @@ class ModelRun:
 
     def _snooze(self, step: Step) -> None:
         self.model.snooze(self.begin + step.at, self.ids[step.slug], self.begin + step.value)
+
+    def _rename(self, step: Step) -> None:
+        self.ids[step.value] = self.ids.pop(step.slug)
+        self.model.rename(self.begin + step.at, self.ids[step.value], step.value)
+
+    def _move(self, step: Step) -> None:
+        self.model.move(self.begin + step.at, self.ids[step.slug], step.value)
 
     def _resolve(self, step: Step) -> None:
         self.model.settle(self.begin + step.at, self.ids[step.slug])

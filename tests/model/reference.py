@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.model.definition import Definition, Tasks
+from offbeat_server.engine.model.definition import Definition, Tasks, renamed_within
 from offbeat_server.engine.model.ping import Ping
 
 S = 1_000_000
@@ -2069,6 +2069,29 @@ class Model:
         if run.id is None:
             return self._auto_completed(m) is run
         return [each for each in m.runs if each.id == run.id and each.ended is not None][-1] is run
+
+    def rename(self, at: Micros, monitor_id: int, slug: str) -> None:
+        """A new slug in the same project: the references to the former one are changed with it."""
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is None:
+            return
+        for other in self.monitors.values():
+            if other.project == m.project:
+                other.d = renamed_within(other.d, m.slug, slug)
+        m.slug = slug
+        self._look_at_explanations()
+        self._notify_if_due(m)
+
+    def move(self, at: Micros, monitor_id: int, project: int) -> None:
+        """To another project, under the same slug."""
+        self.judge_through(at, monitor_id)
+        m = self.monitors.get(monitor_id)
+        if m is None:
+            return
+        m.project = project
+        self._look_at_explanations()
+        self._notify_if_due(m)
 
     def remove(self, at: Micros, monitor_id: int) -> None:
         self.judge_through(at, monitor_id)

@@ -20,11 +20,11 @@ from offbeat_server.common.errors import DefinitionError
 from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine import fast_path
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
-from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.engine import Engine, Reference
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.model import runs
 from offbeat_server.engine.model.active_tasks import ActiveTasks
-from offbeat_server.engine.model.definition import Definition, read_definition
+from offbeat_server.engine.model.definition import Definition, read_definition, renamed_within
 from offbeat_server.engine.model.enums import CauseKind, Verdict
 from offbeat_server.engine.model.fleet import Fleet, MemberRow
 from offbeat_server.engine.model.monitor import Cause, Incident, Monitor
@@ -53,8 +53,10 @@ from tests.model.reference import Model
 
 BEGIN: Micros = to_micros(datetime(2026, 1, 5, tzinfo=UTC))
 SLUGS = ("a", "b", "c", "d")
+SPARE_SLUGS = ("e", "f", "g", "h")  # a monitor is renamed to one of these, which the others may refer to already
 MONITORS_MAX = len(SLUGS)
 PROJECT = 1
+OTHER_PROJECT = 2
 SOURCES = (b"\x0a\0\0\x01", b"\x0a\0\0\x02")  # addresses of clients
 SIZES = (60, 200, 600, 1500, 3000)  # bytes of a case; thirty are about one ping or change
 
@@ -92,7 +94,7 @@ def draw_definition(c: Choices, index: int, theme: str) -> Definition:
     elif kind == "cron":
         fields["cron"] = c.of("*/2 * * * *", "0,20 * * * *", "*/10 * * * *", "7 * * * *")
     elif kind == "after":
-        other = SLUGS[c.below(MONITORS_MAX)]
+        other = SLUGS[(index + 1 + c.below(MONITORS_MAX - 1)) % MONITORS_MAX]  # the services refuse circles
         fields["after"] = {"monitor": other, "signal": c.of("success", "start", "fail"), "within": c.of(30, 120, 0)}
     elif kind == "members":
         fields["members"] = {
@@ -110,8 +112,9 @@ def draw_definition(c: Choices, index: int, theme: str) -> Definition:
     if c.maybe(4):
         fields["first_within"] = c.of(60, 300, 0)
     if c.maybe(3):
-        fields["depends_on"] = [SLUGS[c.below(MONITORS_MAX)] for _ in range(c.of(1, 2))]
-        fields["depends_on"] = sorted(set(fields["depends_on"]) - {SLUGS[index]})
+        names = c.of(SLUGS, SLUGS, SPARE_SLUGS)
+        fields["depends_on"] = [names[c.below(MONITORS_MAX)] for _ in range(c.of(1, 2))]
+        fields["depends_on"] = sorted(set(fields["depends_on"]) - {names[index]})
         fields["dependency_wait"] = c.of(120, 0, 20)
     if c.maybe(5):
         fields["count_outages"] = True
@@ -279,9 +282,16 @@ def draw_events(c: Choices) -> Iterator[Event]:
 
 
 def _draw_change(c: Choices, now: Micros, rev: int, target: int, theme: str) -> Iterator[Event]:
-    kind = c.of("edit", "pause", "resume", "settle", "snooze", "edit", "resume", "remove", "close", "close")
+    kind = c.of(
+        *("edit", "pause", "resume", "settle", "snooze", "edit", "resume", "remove", "close", "close"),
+        *("rename", "move"),
+    )
     value: Any = None
-    if kind == "edit":
+    if kind == "rename":
+        value = c.of(SLUGS, SPARE_SLUGS)[target - 1]
+    elif kind == "move":
+        value = c.of(OTHER_PROJECT, PROJECT)
+    elif kind == "edit":
         value = draw_definition(c, target - 1, theme)
     elif kind == "snooze":
         value = now + c.of(60, 0, 300) * SECOND
@@ -319,6 +329,10 @@ def _change_model(m: Model, at: Micros, rev: int, kind: str, target: int, slug: 
         m.edit(at, target, value)
     elif kind == "snooze":
         m.snooze(at, target, value)
+    elif kind == "rename":
+        m.rename(at, target, value)
+    elif kind == "move":
+        m.move(at, target, value)
     elif kind == "window":
         start, end = to_micros(value.start), to_micros(value.end)
         m.put_window(at, target, PROJECT, value.monitors, value.tags, start, end)
@@ -351,13 +365,14 @@ class Defined:
     """A row of `monitors`."""
 
     def __init__(self, slug: str, definition: Definition) -> None:
-        self.slug, self.definition = slug, definition
+        self.slug, self.definition, self.project = slug, definition, PROJECT
         self.paused, self.rev = False, 0
         self.snoozed_until: Micros | None = None
 
     def copy(self) -> "Defined":
         again = Defined(self.slug, self.definition)
-        again.paused, again.snoozed_until, again.rev = self.paused, self.snoozed_until, self.rev
+        again.project, again.rev = self.project, self.rev
+        again.paused, again.snoozed_until = self.paused, self.snoozed_until
         return again
 
 
@@ -472,6 +487,10 @@ class Driver:
                 new.paused = kind == "pause"
             elif kind == "snooze":
                 new.snoozed_until = value
+            elif kind == "rename":
+                self._rename(new, value)
+            elif kind == "move":
+                new.project = value
             versions.append(new)
         known = self.engine.monitors.get(target)
         if known is not None and known.rev >= rev:
@@ -493,17 +512,30 @@ class Driver:
             paused = now.paused
             if kind not in ("create", "pause", "resume"):  # a ping may have ended the pause since
                 paused = self.engine.monitors[target].paused
+            others = (other for other in self.defined if other != target)
+            references = [Reference(o, rev) for o in others if any(v.rev == rev for v in self.defined[o])]
             self.engine.put(
                 target,
-                PROJECT,
+                now.project,
                 now.slug,
                 now.definition,
                 paused=paused,
                 drop=kind == "pause" and bool(value),
                 snoozed_until=now.snoozed_until,
                 rev=rev,
+                references=references,
                 at=at,
             )
+
+    def _rename(self, new: Defined, slug: str) -> None:
+        """Change the slug of a monitor, and the references to it in its project."""
+        former, new.slug = new.slug, slug
+        for versions in self.defined.values():
+            other = versions[-1]
+            renamed = renamed_within(other.definition, former, slug)
+            if other.project == new.project and other.slug != former and renamed != other.definition:
+                versions.append(other.copy())
+                versions[-1].definition, versions[-1].rev = renamed, new.rev
 
     def _write(self, subjects_max: int) -> None:
         for decision in self.engine.drain(subjects_max):
@@ -556,7 +588,7 @@ class Driver:
             position, status, since, state = stored
             known = max(rev, state.get("rev", 0))
             version = next(each for each in reversed(versions) if each.rev <= known)
-            m = Monitor(monitor_id, PROJECT, version.slug, version.slug, version.definition, 0)
+            m = Monitor(monitor_id, version.project, version.slug, version.slug, version.definition, 0)
             m.load(status, since, position, jsonb(state))
             m.paused, m.snoozed_until = state["paused"], state["snoozed"]
             if m.fleet is not None:
@@ -754,6 +786,8 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
         "_says_why_it_fails",
         lambda incident, run: bool(run.faults),
     ),
+    "a rename loses its followers": (Engine, "_rename_in", lambda engine, reference, former, slug: None),
+    "a moved monitor is still explained": (definition_changes, "update_suppression", lambda state, monitor_ids: None),
     "outages are ignored": (OutageIntervals, "shift", lambda intervals, start, deadline: deadline),
     "three are excused in a row": (deadlines, "EXCUSED_MAX", 3),
     "an id is forgotten too soon": (runs, "REMEMBERED_FOR", 300 * SECOND),

@@ -3,12 +3,13 @@
 Times are seconds from the scene's beginning, as numbers or durations such as `1h30m`.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from offbeat_server.common.instants import SECOND, Micros, to_micros
 from offbeat_server.engine.decisions import Alert, Decision, IncidentChanged, RunChanged
-from offbeat_server.engine.engine import Engine
+from offbeat_server.engine.engine import Engine, Reference
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.model.enums import Verdict
 from offbeat_server.engine.model.monitor import Monitor
@@ -30,6 +31,7 @@ class Scene:
         self.engine.loaded(self.begin - SECOND)
         self.seq = 0
         self.ids: dict[str, int] = {}
+        self.renames = 0
         self.decisions: list[Decision] = []
         self.log: list[Entry] = []
 
@@ -97,6 +99,34 @@ class Scene:
         self._tick(self.at(when))
         reason = closed_by_hand(verdict, "ann", "the host was lost")
         self.engine.close_run_by_hand(self.ids[slug], number, verdict, reason, had_ended, 0, self.at(when))
+        self._take()
+
+    def rename(self, when: float | str, slug: str, new: str) -> None:
+        """A person gives the monitor a new slug; all others that refer to it follow."""
+        self.renames += 1
+        monitor_id = self.ids[new] = self.ids.pop(slug)
+        references = [Reference(id, self.renames) for id in self.engine.monitors if id != monitor_id]
+        self._put_again(when, monitor_id, self.engine.monitors[monitor_id].project_id, new, references)
+
+    def move(self, when: float | str, slug: str, project_id: int) -> None:
+        """A person moves the monitor to another project."""
+        self._put_again(when, self.ids[slug], project_id, slug)
+
+    def _put_again(
+        self, when: float | str, monitor_id: int, project_id: int, slug: str, references: Sequence[Reference] = ()
+    ) -> None:
+        self._tick(self.at(when))
+        m = self.engine.monitors[monitor_id]
+        self.engine.put(
+            monitor_id,
+            project_id,
+            slug,
+            m.definition,
+            paused=m.paused,
+            snoozed_until=m.snoozed_until,
+            references=references,
+            at=self.at(when),
+        )
         self._take()
 
     def delete(self, when: float | str, slug: str = "job") -> None:

@@ -22,7 +22,7 @@ from offbeat.readable import readable
 _COMMANDS = {
     "apply": ("offbeat.cli.apply", "Create and change what a file lists."),
     "export": ("offbeat.cli.apply", "Write all definitions in the format of `apply`."),
-    "monitors": ("offbeat.cli.monitors", "List, show, pause, snooze and delete monitors."),
+    "monitors": ("offbeat.cli.monitors", "List, show, pause, snooze, rename, move and delete monitors."),
     "runs": ("offbeat.cli.history", "List the runs of a monitor."),
     "incidents": ("offbeat.cli.history", "List, acknowledge and resolve incidents."),
     "channels": ("offbeat.cli.admin", "List, test and delete channels, and generate their signing secrets."),

@@ -1,4 +1,4 @@
-"""`offbeat monitors`: list, show, pause, resume, snooze, delete."""
+"""`offbeat monitors`: list, show, pause, resume, snooze, rename, move, delete."""
 
 from typing import Any
 
@@ -98,6 +98,37 @@ def snooze(client: ApiClient, slug: str, duration: str | None, project: str | No
     _show(client("POST", path_of("monitors", slug, "snooze"), body, project=project), as_json)
 
 
+@monitors_command.command("rename")
+@click.argument("slug", metavar="OLD")
+@click.argument("new")
+@project_option
+@json_option
+@with_client
+def rename(client: ApiClient, slug: str, new: str, project: str | None, as_json: bool) -> None:
+    """Change the slug of a monitor from OLD to NEW. Its key and its history stay.
+
+    Monitors and maintenance windows of the project that name it get the new slug. Pings by the old slug still reach it
+    until another monitor takes that slug.
+    """
+    _move(client, slug, project, {"slug": new}, "changed", as_json)
+
+
+@monitors_command.command("move")
+@click.argument("slug")
+@click.option("--to", required=True, metavar="PROJECT", help="Slug of the new project.")
+@click.option("--drop-references", is_flag=True, help="Remove `after` and `depends_on` between it and the old project.")
+@project_option
+@json_option
+@with_client
+def move(client: ApiClient, slug: str, to: str, drop_references: bool, project: str | None, as_json: bool) -> None:
+    """Move a monitor to another project. Its key and its history stay.
+
+    The channels that it names must exist there. While monitors or maintenance windows of the old project name it, or it
+    names monitors of that project, the move is refused without --drop-references.
+    """
+    _move(client, slug, project, {"project": to, "drop_references": drop_references}, "removed", as_json)
+
+
 @monitors_command.command("delete")
 @click.argument("slug")
 @project_option
@@ -106,6 +137,17 @@ def delete(client: ApiClient, slug: str, project: str | None) -> None:
     """Delete a monitor."""
     client("DELETE", path_of("monitors", slug), project=project)
     say(f"deleted {slug}")
+
+
+def _move(client: ApiClient, slug: str, project: str | None, body: dict[str, Any], done: str, as_json: bool) -> None:
+    """Send a monitor to its new address. `done`: what this does to the references to it, for people."""
+    answer = client("POST", path_of("monitors", slug, "move"), body, project=project)
+    if as_json:
+        write_json(answer)
+        return
+    _show(answer["monitor"], as_json)
+    for each in answer["references"]:
+        say(f"{done}: {each['field']} of {each['kind']} {each['slug']}")
 
 
 def _show(monitor: dict[str, Any], as_json: bool) -> None:

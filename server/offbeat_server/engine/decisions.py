@@ -69,7 +69,13 @@ class MonitorResumed(NamedTuple):
     at: Micros
 
 
-Effect = RunChanged | IncidentChanged | Alert | MonitorResumed
+class MonitorMoved(NamedTuple):
+    """The monitor is in another project from now on: the one of its decision."""
+
+    at: Micros
+
+
+Effect = RunChanged | IncidentChanged | Alert | MonitorResumed | MonitorMoved
 
 
 @dataclass(slots=True)

@@ -9,12 +9,13 @@ A plain ping of a healthy monitor does no heap work and decides nothing: it take
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from sys import maxsize
+from typing import NamedTuple
 
 from offbeat_server.common.instants import Micros
-from offbeat_server.engine.decisions import Decision
+from offbeat_server.engine.decisions import Decision, MonitorMoved
 from offbeat_server.engine.engine_state import EngineState
 from offbeat_server.engine.fast_path import apply_plain_ping, apply_stage_ping
-from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.model.definition import Definition, renamed_within
 from offbeat_server.engine.model.enums import Status, Verdict
 from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Monitor
 from offbeat_server.engine.model.ping import AFTER_ALL, Entry, Position
@@ -28,6 +29,14 @@ from offbeat_server.engine.rules.outage_windows import window_starts
 from offbeat_server.engine.rules.pings import apply_ping
 from offbeat_server.engine.rules.runs import close_by_hand
 from offbeat_server.engine.schedule.maintenance_windows import Window
+
+
+class Reference(NamedTuple):
+    """A monitor that refers to one that is renamed, and the change by which its definition gets the new slug."""
+
+    monitor_id: int
+    rev: int
+
 
 _UP, _UNWATCHED = Status.UP, Status.UNWATCHED  # a name of the module is read faster than an attribute of the class
 
@@ -232,12 +241,14 @@ class Engine:
         rev: int = 0,
         name: str | None = None,
         tags: tuple[str, ...] | None = None,
+        references: Sequence[Reference] = (),
         at: Micros,
     ) -> None:
-        """A monitor is made or changed, as of `at`, up to which every entry was applied.
+        """A monitor is made, changed, renamed or moved as of `at`, up to which every entry was applied.
 
         `name` and `tags` are those of the definition unless they are given. `drop`: the pause also resolves the open
-        incident and forgets awaited runs. The effect of a change on open runs and incidents is in
+        incident and forgets awaited runs. `references`: the monitors that refer to it by its former slug, which get the
+        new one in the same step. The effect of a change on open runs and incidents is in
         engine/rules/definition_changes.py.
         """
         self._catch_up(at)
@@ -255,14 +266,20 @@ class Engine:
             register(state, m)
         else:
             self._include(m, rev)
-        old = m.definition
-        if (old.depends_on, old.after) != (definition.depends_on, definition.after):
+        old, former = m.definition, (m.project_id, m.slug)
+        moves = former != (project_id, slug)
+        if moves or (old.depends_on, old.after) != (definition.depends_on, definition.after):
             state.tie(m)
+        downs = list(state.downstreams(m)) if moves else []
         unregister(state, m)
-        m.slug, m.name = slug, name or definition.name or slug
+        m.project_id, m.slug, m.name = project_id, slug, name or definition.name or slug
         m.tags = tags if tags is not None else definition.tags
         m.definition = definition
         register(state, m)
+        if former[0] != project_id:
+            state.open_for(m).moved = MonitorMoved(state.now)
+        for reference in references:
+            self._rename_in(reference, former[1], slug)
         m.snoozed_until = snoozed_until
         if old != definition:
             definition_changes.redefine(state, m, old)
@@ -272,10 +289,22 @@ class Engine:
             definition_changes.drop(state, m)
         state.update_status(m)
         state.open_for(m)
-        if old.depends_on != definition.depends_on:
-            definition_changes.update_suppression(state, [m.id, *state.downstreams(m)])
+        if moves or old.depends_on != definition.depends_on:
+            definition_changes.update_suppression(state, [m.id, *downs, *state.downstreams(m)])
         notifications.notify_if_due(state, m)
         state.queue(m)
+
+    def _rename_in(self, reference: Reference, former: str, slug: str) -> None:
+        """Let a monitor that refers to a renamed one refer to its new slug, so that its awaited runs stay awaited."""
+        state = self.state
+        m = state.monitors.get(reference.monitor_id)
+        if m is None or m.rev >= reference.rev:
+            return  # it is gone or left out, or its state knows this change
+        self._include(m, reference.rev)
+        unregister(state, m)
+        m.definition = renamed_within(m.definition, former, slug)
+        register(state, m)
+        state.open_for(m)
 
     def remove(self, monitor_id: int, at: Micros) -> None:
         """A monitor is deleted: its incident ends and its runs are closed."""

@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from offbeat_server.common.instants import Micros
 from offbeat_server.engine.deadline_queue import DeadlineQueue
-from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
+from offbeat_server.engine.decisions import (
+    Alert,
+    Decision,
+    Effect,
+    IncidentChanged,
+    MonitorMoved,
+    MonitorResumed,
+    RunChanged,
+)
 from offbeat_server.engine.model.definition import ProjectSlug
 from offbeat_server.engine.model.enums import HoldKind, Status
 from offbeat_server.engine.model.monitor import EMPTY_RARE_STATE, Incident, Monitor
@@ -53,7 +61,7 @@ class RecordedIncident(NamedTuple):
 class PendingDecision:
     """Decisions about one monitor that are not written yet; a later row of the same run or incident replaces one."""
 
-    __slots__ = ("alerts", "disbanded", "full", "incidents", "resumed", "runs", "updated_runs")
+    __slots__ = ("alerts", "disbanded", "full", "incidents", "moved", "resumed", "runs", "updated_runs")
 
     def __init__(self) -> None:
         self.runs: dict[int, RunChanged] = {}
@@ -61,13 +69,15 @@ class PendingDecision:
         self.incidents: dict[int, RecordedIncident] = {}
         self.alerts: list[Alert] = []
         self.resumed: MonitorResumed | None = None
+        self.moved: MonitorMoved | None = None
         self.disbanded = False  # it was a fleet, and a fleet that it is now has begun again
         self.full = False  # a checkpoint waits for it
 
     def effects(self) -> list[Effect]:
         """In the order in which they are written."""
         resumed: list[Effect] = [self.resumed] if self.resumed is not None else []
-        return [*resumed, *self.runs.values(), *[each.row() for each in self.incidents.values()], *self.alerts]
+        moved: list[Effect] = [self.moved] if self.moved is not None else []
+        return [*moved, *resumed, *self.runs.values(), *[each.row() for each in self.incidents.values()], *self.alerts]
 
 
 class EngineState:

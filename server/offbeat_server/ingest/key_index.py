@@ -21,7 +21,7 @@ from offbeat_server.common.clock import monotonic
 from offbeat_server.common.errors import DatabaseDownError, UnavailableError
 from offbeat_server.common.packed_map import PackedStringMap
 from offbeat_server.common.service import Service
-from offbeat_server.db.repositories.key_index_rows import KeyRow
+from offbeat_server.db.repositories.key_index_rows import ChangedKeys, KeyRow
 from offbeat_server.engine.model.definition import Keywords, load_definition
 from offbeat_server.engine.model.ping import Signal
 
@@ -66,7 +66,9 @@ class KeySource(Protocol):
 
     def all_keys(self) -> AsyncIterator[Sequence[KeyRow]]: ...
 
-    async def changed(self, after_rev: int) -> tuple[int, set[int], bool]: ...
+    async def former_slugs(self) -> dict[str, int]: ...
+
+    async def changed(self, after_rev: int) -> ChangedKeys: ...
 
     async def keys_of(self, monitor_ids: set[int]) -> Sequence[KeyRow]: ...
 
@@ -81,6 +83,7 @@ class KeyIndex(Service):
         self._source = source
         self._use(_Known())
         self._ping_keys: dict[str, int] = {}
+        self._former: dict[str, int] = {}  # project/slug -> monitor that was renamed or moved
         self.rev: int | None = None  # the last change included; None: not loaded yet
         self.complete = False  # else a key that is not found may be known to the database
         self._forgotten = 0  # how often Postgres has lost commits
@@ -124,16 +127,29 @@ class KeyIndex(Service):
             packed = self._known.slugs.get(f"{project}/{slug}")
             if packed is not None:
                 return KeyTarget(packed & _MONITOR_MASK, packed >> _MONITOR_BITS)
+            if self._former and (moved := self._moved_from(f"{project}/{slug}")) is not None:
+                return moved
         bound = self.find(f"{ping_key}/{sent or slug}")
         if bound is None:
             bound = self.find(ping_key)
             if bound is not None:
                 packed = self._known.slugs.get(f"{bound.project_id}/{slug}")
                 if packed is None or packed & _MONITOR_MASK != bound.monitor_id:
-                    return None
+                    return bound if bound.monitor_id in self._formerly(slug) else None
         # A key that begins with another project's ping key would receive the other project's pings. Such a key can no
         # longer be added.
         return bound if project is None or bound is None or bound.project_id == project else None
+
+    def _moved_from(self, address: str) -> KeyTarget | None:
+        """The monitor that had this address before it was renamed or moved."""
+        monitor_id = self._former.get(address)
+        key = None if monitor_id is None else self._known.key_of(monitor_id)
+        target = None if key is None else self.find(key)
+        return None if target is None else KeyTarget(target.monitor_id, target.project_id)
+
+    def _formerly(self, slug: str) -> set[int]:
+        """The monitors that had this slug, in any project."""
+        return {monitor_id for address, monitor_id in self._former.items() if address.partition("/")[2] == slug}
 
     def project_of(self, ping_key: str) -> int | None:
         """The project that this ping key opens."""
@@ -188,9 +204,11 @@ class KeyIndex(Service):
     async def _catch_up(self) -> None:
         self.refreshes += 1
         while self.rev is not None and self.complete:
-            rev, monitor_ids, projects = await self._source.changed(self.rev)
+            rev, monitor_ids, projects, moves = await self._source.changed(self.rev)
             if projects:
                 self._ping_keys = await self._source.ping_keys()
+            if moves or (self._former and monitor_ids):  # a monitor that is new may have taken a former address
+                self._former = await self._source.former_slugs()
             if monitor_ids:
                 rows = await self._source.keys_of(monitor_ids)
                 # Nothing waits in between: a key that moves from one monitor to another is never unknown.
@@ -217,14 +235,14 @@ class KeyIndex(Service):
         if self.rev is None:
             self._use(known)  # nothing is known yet: keys are found as they come
         rev = await self._source.rev()  # before the rest, so that nothing falls in between
-        ping_keys = await self._source.ping_keys()
+        ping_keys, former = await self._source.ping_keys(), await self._source.former_slugs()
         if self.rev is None:
-            self._ping_keys = ping_keys
+            self._ping_keys, self._former = ping_keys, former
         async for rows in self._source.all_keys():
             known.add(rows)
             await asyncio.sleep(0)
         self._use(known)
-        self._ping_keys, self.rev = ping_keys, rev
+        self._ping_keys, self._former, self.rev = ping_keys, former, rev
         self.complete = forgotten == self._forgotten
         self._loaded.set()
         log.info("key_index.loaded", keys=len(self), seconds=round(monotonic() - started_s, 3))
@@ -265,6 +283,12 @@ class _Known:
             if rules is not None:
                 definition = load_definition(rules)
                 self.rules[monitor_id] = PingRules(definition.methods == "POST", definition.keywords)
+
+    def key_of(self, monitor_id: int) -> str | None:
+        """A key of this monitor; None: it is gone."""
+        page = self.pages.get(monitor_id >> _PAGE_BITS)
+        have = page.keys[monitor_id & _PAGE_MASK] if page is not None else None
+        return have[0] if isinstance(have, tuple) else have
 
     def remove(self, monitor_id: int) -> None:
         """Without a monitor, but nothing that another one has taken over: changes come in slices."""

@@ -153,6 +153,7 @@ def _apply(engine: Engine, change: ChangeSeen, at: Micros) -> None:
             rev=change.rev,
             name=now.name,
             tags=now.tags,
+            references=now.references,
             at=at,
         )
 

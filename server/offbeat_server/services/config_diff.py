@@ -14,7 +14,7 @@ from offbeat_server.services.context import ChannelKinds
 
 Document = dict[str, Any]
 Action = Literal["create", "change", "delete"]
-_NOT_SHOWN = frozenset(("id", "slug", "created_at"))
+_NOT_SHOWN = frozenset(("id", "slug", "created_at", "project_id", "references"))
 
 
 @dataclass(
@@ -56,7 +56,9 @@ def _flat(kinds: ChannelKinds, kind: str, document: Document | None) -> Document
         return {}
     flat = {name: value for name, value in document.items() if name not in _NOT_SHOWN}
     definition = flat.pop("definition", None)
-    if kind == "monitor":
+    if kind == "move":
+        flat = {"slug": document["slug"], **flat}
+    if kind in ("monitor", "move"):
         definition = with_present_names({**(definition or {}), **flat.pop("newer_fields", {})})
     if kind == "channel":
         definition = kinds.shown(flat.get("kind", ""), definition or {})

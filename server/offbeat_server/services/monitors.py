@@ -7,7 +7,7 @@ from offbeat_server.common.errors import CommandError, ConflictError, Definition
 from offbeat_server.common.instants import Micros, to_datetime
 from offbeat_server.db.pool import Pool
 from offbeat_server.db.read_models import overview
-from offbeat_server.db.repositories import definitions
+from offbeat_server.db.repositories import definitions, monitor_moves
 from offbeat_server.db.repositories.changes import NO_REV, changing
 from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, put_monitors
 from offbeat_server.db.repositories.references import dangling, reference_problems
@@ -184,6 +184,10 @@ async def provision_monitor(pool: Pool, command: ProvisionMonitor, actor: str) -
     """Create the monitor of a ping, or change it as its client declares. Raises DefinitionError."""
     project_id, slug = command.project_id, command.slug
     async with changing(pool) as connection:
+        there = await monitor_moves.now_at(connection, project_id, slug)
+        if there is not None and there["project_id"] != project_id:
+            return "unchanged"  # clients with a ping key of its former project may ping it, and not change it
+        slug = slug if there is None else there["slug"]
         stored = await definitions.stored_definition(connection, project_id, slug)
         like = None
         if stored is None and command.like is not None:

@@ -17,7 +17,7 @@ from offbeat_server.services.context import Context
 
 CHANGES_SHOWN = 5
 # The kinds of changes that give an object a new revision.
-KINDS: Mapping[str, tuple[str, ...]] = {"monitor": ("monitor", "pause", "resume", "snooze")}
+KINDS: Mapping[str, tuple[str, ...]] = {"monitor": ("monitor", "move", "pause", "resume", "snooze")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,30 @@ async def test_everything_can_be_seen_and_managed(database_url: str) -> None:
             assert [finding[name] for name in ("what", "state", "said")] == list(finding.values())[:3]
 
 
+async def test_a_monitor_is_renamed_and_moved_with_its_key(database_url: str) -> None:
+    async with Server(database_url) as server:
+        await server.api("PUT", "/api/v1/projects/other", {})
+        key = (await server.api("PUT", "/api/v1/monitors/job", {"depends_on": []})).body["key"]
+        await server.api("PUT", "/api/v1/monitors/report", {"after": {"monitor": "job", "within": "1h"}})
+
+        renamed = await offbeat("monitors", "rename", "job", "load", url=server.url)
+        assert renamed.code == 0 and f"/api/v1/heartbeat/{key}" in renamed.out, renamed
+        assert "changed: after of monitor report" in renamed.out
+        missing = await offbeat("monitors", "show", "job", url=server.url)
+        assert missing.code == 1 and "It is load in the project default now." in missing.err
+
+        refused = await offbeat("monitors", "move", "load", "--to", "other", url=server.url)
+        assert refused.code == 1 and "monitor report names this monitor in after" in refused.err
+        nowhere = await offbeat("monitors", "move", "load", "--to", "nowhere", url=server.url)
+        assert nowhere.code == 1 and "nowhere" in nowhere.err
+        assert (await offbeat("monitors", "move", "load", url=server.url)).code == 2, "--to is required"
+        moved = await offbeat("monitors", "move", "load", "--to", "other", "--drop-references", url=server.url)
+        assert moved.code == 0 and "removed: after of monitor report" in moved.out, moved
+        again = ("monitors", "rename", "load", "etl", "--project", "other", "--json")
+        answer = (await offbeat(*again, url=server.url)).json
+        assert (answer["monitor"]["slug"], answer["monitor"]["key"], answer["references"]) == ("etl", key, [])
+
+
 @pytest.mark.quick
 async def test_exec_reports_a_job_and_is_never_in_its_way(database_url: str, tmp_path: Path) -> None:
     async with Server(database_url) as server:

@@ -13,7 +13,7 @@ from offbeat_server.common.errors import DatabaseDownError, UnavailableError
 from offbeat_server.db.pool import open_pool
 from offbeat_server.db.repositories.changes import Change, changing
 from offbeat_server.db.repositories.definitions import WantedKey, WantedMonitor, delete_monitors, put_monitors
-from offbeat_server.db.repositories.key_index_rows import KeyIndexRows, KeyRow
+from offbeat_server.db.repositories.key_index_rows import ChangedKeys, KeyIndexRows, KeyRow
 from offbeat_server.db.repositories.projects import WantedProject, put_project
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.ingest.key_index import REFRESH_GAP_S, KeyIndex, KeyTarget
@@ -204,16 +204,19 @@ class Slices:
     async def rev(self) -> int:
         return 0
 
+    async def former_slugs(self) -> dict[str, int]:
+        return {}
+
     async def ping_keys(self) -> dict[str, int]:
         return {"pk": 1}
 
     async def all_keys(self) -> AsyncIterator[Sequence[KeyRow]]:
         yield list(self.rows)
 
-    async def changed(self, after_rev: int) -> tuple[int, set[int], bool]:
+    async def changed(self, after_rev: int) -> ChangedKeys:
         if after_rev == len(self.changes):
-            return after_rev, set(), False
-        return after_rev + 1, {self.changes[after_rev]}, False
+            return ChangedKeys(after_rev, set())
+        return ChangedKeys(after_rev + 1, {self.changes[after_rev]})
 
     async def keys_of(self, monitor_ids: set[int]) -> Sequence[KeyRow]:
         return [row for row in self.rows if row[1] in monitor_ids]
@@ -261,8 +264,8 @@ class Gated(Slices):
                 raise DatabaseDownError("lost in the middle")
             yield [each]
 
-    async def changed(self, after_rev: int) -> tuple[int, set[int], bool]:
-        return after_rev, set(), False
+    async def changed(self, after_rev: int) -> ChangedKeys:
+        return ChangedKeys(after_rev, set())
 
 
 @pytest.mark.parametrize("noticed", ["by the writer", "by its revision"])

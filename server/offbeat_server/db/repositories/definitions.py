@@ -18,7 +18,7 @@ from offbeat_server.db import sql_loader
 from offbeat_server.db.pool import Connection
 from offbeat_server.db.repositories import changes
 from offbeat_server.db.repositories.changes import ANY_REV, NO_REV, Change
-from offbeat_server.engine.model.definition import NEWER_FIELDS, Definition
+from offbeat_server.engine.model.definition import NEWER_FIELDS, Definition, ProjectSlug
 from offbeat_server.engine.model.ping import Signal
 
 _SQL = sql_loader.load("definitions")
@@ -91,6 +91,11 @@ async def stored_definition(connection: Connection, project_id: int, slug: str) 
     return None if row is None else {**row["definition"], **row["newer_fields"]}
 
 
+async def stored_monitors(connection: Connection, addresses: Sequence[ProjectSlug]) -> list[asyncpg.Record]:
+    """The monitors at these addresses, whole, as a change must record them."""
+    return await connection.fetch(_SQL["by_slug"], [each[0] for each in addresses], [each[1] for each in addresses])
+
+
 async def has_monitors(connection: Connection, project_id: int, count: int) -> bool:
     """Whether a project has at least this number of monitors."""
     return bool(await connection.fetchval(_SQL["has_monitors"], project_id, count))
@@ -106,12 +111,12 @@ async def alter_monitor(
     row = await connection.fetchrow(_SQL["by_slug"], [project_id], [slug])
     if row is None:
         return None
-    before = _document(row)
+    before = document_of(row)
     after = {**before, **{name: _iso(value) if name == "snoozed_until" else value for name, value in fields.items()}}
     change = Change(kind, project_id, row["id"], slug, before, after)
     if before != after:
         (rev,) = await changes.next_revs(connection, 1)
-        await _update(connection, [(row["id"], rev, after)])
+        await update_monitors(connection, [(row["id"], rev, after)])
         await changes.record(connection, actor, [change], [rev])
     return change
 
@@ -128,7 +133,7 @@ async def delete_monitors(
         rows = await connection.fetch(_SQL["by_slug"], [each[0] for each in part], [each[1] for each in part])
         for row in rows:
             _expect_rev(expected_rev, row, row["slug"])
-        done = [Change("monitor", row["project_id"], row["id"], row["slug"], _document(row), None) for row in rows]
+        done = [Change("monitor", row["project_id"], row["id"], row["slug"], document_of(row), None) for row in rows]
         await changes.record(connection, actor, done, await changes.next_revs(connection, len(done)))
         await connection.execute(_SQL["delete_monitors"], [row["id"] for row in rows])
         deleted += done
@@ -159,7 +164,7 @@ async def _given_twice(wanted: Sequence[WantedMonitor]) -> list[Problem]:
 
 def _plan(wanted: WantedMonitor, row: asyncpg.Record | None) -> _Plan:
     _expect_rev(wanted.expected_rev, row, wanted.slug)
-    before = None if row is None else _document(row)
+    before = None if row is None else document_of(row)
     definition = wanted.definition.dump()
     # Name and tags are columns: without them equal expectations are equal texts, and the engine holds each once.
     name, tags = definition.pop("name", None) or wanted.slug, definition.pop("tags", [])
@@ -234,7 +239,9 @@ def _field_of(wanted: WantedMonitor, value: str) -> str:
 async def _write(connection: Connection, plans: Sequence[_Plan], actor: str) -> list[Change]:
     revs = await changes.next_revs(connection, len(plans))
     ids = await _insert(connection, [(p, rev) for p, rev in zip(plans, revs, strict=True) if p.stored is None])
-    await _update(connection, [(p.stored["id"], r, p.after) for p, r in zip(plans, revs, strict=True) if p.stored])
+    await update_monitors(
+        connection, [(p.stored["id"], r, p.after) for p, r in zip(plans, revs, strict=True) if p.stored]
+    )
     written, keys = [], []
     for plan in plans:
         project_id, slug = plan.wanted.project_id, plan.wanted.slug
@@ -265,13 +272,15 @@ async def _insert(connection: Connection, plans: Sequence[tuple[_Plan, int]]) ->
         [plan.after["paused"] for plan, _ in plans],
         *([orjson.dumps(plan.after[field]).decode() for plan, _ in plans] for field in _JSON_FIELDS),
     )
+    await connection.execute(_SQL["take_slugs"], [row["project_id"] for row in rows], [row["slug"] for row in rows])
     ids = {(row["project_id"], row["slug"]): row for row in rows}
     for plan, _ in plans:
         plan.after["created_at"] = _iso(ids[plan.wanted.project_id, plan.wanted.slug]["created_at"])
     return {address: row["id"] for address, row in ids.items()}
 
 
-async def _update(connection: Connection, rows: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
+async def update_monitors(connection: Connection, rows: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
+    """Write monitors as changes record them: id, number of the change, values after it."""
     if not rows:
         return
     await connection.execute(
@@ -286,7 +295,7 @@ async def _update(connection: Connection, rows: Sequence[tuple[int, int, dict[st
     )
 
 
-def _document(row: asyncpg.Record) -> dict[str, Any]:
+def document_of(row: asyncpg.Record) -> dict[str, Any]:
     """A stored monitor as a change records it."""
     return {
         "slug": row["slug"],

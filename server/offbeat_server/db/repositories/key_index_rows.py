@@ -6,7 +6,7 @@ reads, has everything up to it.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import asyncpg
 
@@ -20,6 +20,15 @@ ACQUIRE_TIMEOUT_S = 5.0
 
 # key, monitor_id, project_id, signal and stage it is bound to, slug, definition where it holds rules for pings
 KeyRow = tuple[str, int, int, Signal | None, str | None, str, str | None]
+
+
+class ChangedKeys(NamedTuple):
+    """A slice of changes: its last revision, its monitors, and whether there are projects or moves among them."""
+
+    rev: int
+    monitor_ids: set[int]
+    projects: bool = False
+    moves: bool = False
 
 
 class KeyIndexRows:
@@ -40,6 +49,12 @@ class KeyIndexRows:
             async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
                 return {row["ping_key"]: row["id"] for row in await self._pool.fetch(_SQL["ping_keys"])}
 
+    async def former_slugs(self) -> dict[str, int]:
+        """Monitor ids by former address: `{project id}/{slug}`."""
+        with database_trouble():
+            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+                return {row["address"]: row["monitor_id"] for row in await self._pool.fetch(_SQL["former_slugs"])}
+
     async def all_keys(self) -> AsyncIterator[Sequence[KeyRow]]:
         """Every key, a slice at a time, as of one moment."""
         with database_trouble():
@@ -48,15 +63,16 @@ class KeyIndexRows:
                 while rows := await cursor.fetch(SLICE_ROWS):
                     yield _as_tuples(rows)
 
-    async def changed(self, after_rev: int) -> tuple[int, set[int], bool]:
-        """The next slice of changes: its last revision, its monitors, and whether projects are among it."""
+    async def changed(self, after_rev: int) -> ChangedKeys:
+        """The next slice of changes."""
         with database_trouble():
             async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
                 rows = await self._pool.fetch(_SQL["changes_since"], after_rev, SLICE_ROWS)
-        return (
+        return ChangedKeys(
             rows[-1]["rev"] if rows else after_rev,
             {row["monitor_id"] for row in rows if row["monitor_id"] is not None},
             any(row["kind"] == "project" for row in rows),
+            any(row["kind"] == "move" for row in rows),
         )
 
     async def keys_of(self, monitor_ids: set[int]) -> Sequence[KeyRow]:

@@ -17,7 +17,15 @@ from offbeat_server.db.pool import Connection, describe
 from offbeat_server.db.repositories import definitions
 from offbeat_server.db.repositories.lease_row import Held, held_by
 from offbeat_server.db.sql_loader import load
-from offbeat_server.engine.decisions import Alert, Decision, Effect, IncidentChanged, MonitorResumed, RunChanged
+from offbeat_server.engine.decisions import (
+    Alert,
+    Decision,
+    Effect,
+    IncidentChanged,
+    MonitorMoved,
+    MonitorResumed,
+    RunChanged,
+)
 from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind
 from offbeat_server.engine.rules import reasons
@@ -82,6 +90,7 @@ async def _write(
         await _delete_states(connection, [d for d in decisions if d.state is None])
         await _put_members(connection, decisions)
         await _put_runs(connection, _effects(decisions, RunChanged))
+        await _move_incidents(connection, [d for d, _ in _effects(decisions, MonitorMoved)])
         await _put_incidents(connection, _effects(decisions, IncidentChanged))
         await _put_alerts(connection, _effects(decisions, Alert), channels_of, project_slugs)
     failpoints.pass_by("committed")
@@ -139,6 +148,13 @@ async def _put_members(connection: Connection, decisions: Sequence[Decision]) ->
 async def _put_runs(connection: Connection, runs: Sequence[tuple[Decision, RunChanged]]) -> None:
     if runs:
         await connection.execute(_SQL["put_runs"], *_runs(runs))
+
+
+async def _move_incidents(connection: Connection, moved: Sequence[Decision]) -> None:
+    """The incidents of monitors that were moved belong to their new projects."""
+    if moved:
+        ids, projects = [d.monitor_id for d in moved], [d.project_id for d in moved]
+        await connection.execute(_SQL["move_incidents"], ids, projects)
 
 
 async def _put_incidents(connection: Connection, incidents: Sequence[tuple[Decision, IncidentChanged]]) -> None:

@@ -12,6 +12,7 @@ from offbeat_server.common.instants import SECOND, Micros, to_datetime, to_micro
 from offbeat_server.common.plural import plural
 from offbeat_server.db.pool import Connection, database_trouble
 from offbeat_server.db.sql_loader import load
+from offbeat_server.engine.engine import Reference
 from offbeat_server.engine.model.alert_payload import AlertPayload
 from offbeat_server.engine.model.enums import AlertKind, Verdict, member_or, read_enum
 from offbeat_server.engine.model.runs import EndedRunRow
@@ -107,7 +108,11 @@ class EndedRunSeen(NamedTuple):
 
 
 class Defined(NamedTuple):
-    """A monitor as a change has it; `definition` is JSON text, for `load_definition`. `drop`: of a pause alone."""
+    """A monitor as a change has it; `definition` is JSON text, for `load_definition`.
+
+    `drop`: of a pause alone. `project_id`: None if the change does not say it. `references`: of a renamed monitor,
+    those that refer to it.
+    """
 
     slug: str
     name: str
@@ -116,6 +121,8 @@ class Defined(NamedTuple):
     snoozed_until: Micros | None
     definition: str
     drop: bool
+    project_id: int | None = None
+    references: tuple[Reference, ...] = ()
 
 
 def read_defined(text: str) -> Defined:
@@ -130,6 +137,8 @@ def read_defined(text: str) -> Defined:
         _read_instant(document.get("snoozed_until")),
         definition,
         document.get("drop", False),
+        document.get("project_id"),
+        tuple(Reference(*each) for each in document.get("references", ())),
     )
 
 

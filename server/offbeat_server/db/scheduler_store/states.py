@@ -117,7 +117,8 @@ def _monitor(
     if changed:
         if before is None:
             return None  # made by a change that is not applied yet
-        slug, name, tags, paused, until, definition, _ = read_defined(before)
+        slug, name, tags, paused, until, definition, _, former_project, _ = read_defined(before)
+        project_id = former_project or project_id
     m = Monitor(id, one_of_equal(project_id), slug, name, load_definition(definition), 0)
     m.tags = one_of_equal(tuple(tags)) if tags else ()
     at, writer, seq, status, since, text = stored

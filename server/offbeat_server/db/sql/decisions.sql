@@ -10,7 +10,7 @@ select w.monitor_id, w.project_id, w.at, w.writer, w.seq, w.status, w.since, w.s
     as w (monitor_id, project_id, at, writer, seq, status, since, state)
 on conflict (monitor_id) do update
    set at = excluded.at, writer = excluded.writer, seq = excluded.seq, status = excluded.status,
-       since = excluded.since, state = excluded.state
+       since = excluded.since, state = excluded.state, project_id = excluded.project_id
 
 -- name: delete_states
 -- Of monitors that were deleted. When that took effect ($2) stays known: until then no later change may take effect.
@@ -86,7 +86,13 @@ select w.monitor_id, w.number, w.project_id, w.opened_at, w.resolved_at, w.decid
 on conflict (monitor_id, number) do update
    set resolved_at = excluded.resolved_at, cause = excluded.cause, reason = excluded.reason, run = excluded.run,
        stage = excluded.stage, causes = excluded.causes, suppressed_by = excluded.suppressed_by,
-       held = excluded.held
+       held = excluded.held, project_id = excluded.project_id
+
+-- name: move_incidents
+-- Of monitors ($1) that are in another project now ($2): its lists show them. After them come rows with that project.
+update incidents i set project_id = w.project_id
+  from unnest($1::integer[], $2::integer[]) as w (monitor_id, project_id)
+ where i.monitor_id = w.monitor_id and i.project_id <> w.project_id
 
 -- name: put_alerts
 -- One row per channel; the unique index alerts_once makes a repetition harmless. The end of an incident comes without a

@@ -29,6 +29,11 @@ select w.project_id, w.rev, w.slug, w.name, coalesce(string_to_array(nullif(w.ta
  order by w.position
 returning id, project_id, slug, created_at
 
+-- name: take_slugs
+-- These addresses are of other monitors now, and no longer former addresses of renamed ones.
+delete from former_slugs f using unnest($1::integer[], $2::text[]) as w (project_id, slug)
+ where f.project_id = w.project_id and f.slug = w.slug
+
 -- name: update_monitors
 -- The whole definition each time: what is written is what the change's row says.
 update monitors m

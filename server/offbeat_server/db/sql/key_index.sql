@@ -23,6 +23,10 @@ select k.key, k.monitor_id, k.project_id, k.signal, k.stage, m.slug,
   from keys k join monitors m on m.id = k.monitor_id
  where k.monitor_id = any($1::integer[])
 
+-- name: former_slugs
+-- The former addresses of renamed and moved monitors: few.
+select project_id || '/' || slug as address, monitor_id from former_slugs
+
 -- name: ping_keys
 -- All of them: a server has tens of projects.
 select ping_key, id from projects

@@ -264,12 +264,14 @@ update channels set definition = definition || $3::jsonb, updated_at = now() whe
 
 -- name: introduce
 -- A channel of a monitor that is down, which has no alert of it: it gets the opening as of now. The facts are those of the
--- last alert to another channel ($1: monitors under maintenance). Incidents that are decided just now are left to the next
--- time, and the others stand still until the alert is there, as for reminders. So at most $3 at once, from monitor $2 on.
+-- last alert to another channel, with the present address of the monitor ($1: monitors under maintenance). Incidents that
+-- are decided just now are left to the next time, and the others stand still until the alert is there, as for reminders.
+-- So at most $3 at once, from monitor $2 on.
 insert into alerts (project_id, channel_id, monitor_id, incident, ordinal, round, kind, facts, urgent)
-select a.project_id, c.id, a.monitor_id, a.incident, a.ordinal, a.round, 'opened',
+select m.project_id, c.id, a.monitor_id, a.incident, a.ordinal, a.round, 'opened',
        -- include: as_it_stands
-       || jsonb_build_object('kind', 'opened', 'decided_at',
+       || jsonb_build_object('monitor', m.slug, 'name', m.name,
+         'project', (select p.slug from projects p where p.id = m.project_id), 'kind', 'opened', 'decided_at',
          to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), true
   from incidents i
   join monitors m on m.id = i.monitor_id

@@ -13,14 +13,14 @@ on conflict (one) do update
 
 -- name: load_monitors
 -- Everything to start from, streamed. A monitor whose newest change the stored state does not know yet comes with what
--- it was before the first such change, so that replay meets the definition that was in force then. Instants as
--- microseconds, see entries.sql.
+-- it was before the first such change, so that replay meets the definition that was in force then; with the project of
+-- that change, unless it moved the monitor and so says itself where it was. Instants as microseconds, see entries.sql.
 select m.id, m.project_id, m.slug, m.name, m.tags, m.paused, m.snoozed_until, (m.definition || m.newer_fields)::text as definition,
        m.rev,
        (extract(epoch from s.at) * 1000000)::bigint as at, s.writer, s.seq, s.status,
        (extract(epoch from s.since) * 1000000)::bigint as since, s.state::text as state,
        case when m.rev > $1 then (
-         select c.before::text from changes c
+         select (jsonb_build_object('project_id', c.project_id) || c.before)::text from changes c
           where c.monitor_id = m.id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
             and c.kind not in ('acknowledge', 'resolve', 'comment')
           order by c.rev limit 1) end as before,
@@ -32,7 +32,7 @@ select s.monitor_id, s.project_id, null, null, null, null, null, null, null,
        (extract(epoch from s.since) * 1000000)::bigint, s.state::text,
        c.before::text, true
   from states s
- cross join lateral (select before from changes c
+ cross join lateral (select jsonb_build_object('project_id', c.project_id) || c.before as before from changes c
                       where c.monitor_id = s.monitor_id and c.rev > greatest($1, coalesce((s.state ->> 'rev')::bigint, 0))
                         and c.kind not in ('acknowledge', 'resolve', 'comment')
                       order by c.rev limit 1) c

@@ -510,6 +510,21 @@ def with_present_names(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {"count_outages" if name == FORMER_COUNT_OUTAGES else name: value for name, value in stored.items()}
 
 
+def with_renamed_reference(stored: Mapping[str, Any], former: str, slug: str) -> dict[str, Any]:
+    """A stored definition in which `after` and `depends_on` name a monitor by its new slug."""
+    renamed = dict(stored)
+    if "after" in renamed and renamed["after"]["monitor"] == former:
+        renamed["after"] = {**renamed["after"], "monitor": slug}
+    if "depends_on" in renamed:
+        renamed["depends_on"] = list(dict.fromkeys(slug if each == former else each for each in renamed["depends_on"]))
+    return renamed
+
+
+def renamed_within(definition: Definition, former: str, slug: str) -> Definition:
+    """The same for a definition that was read."""
+    return load_definition(orjson.dumps(with_renamed_reference(definition.dump(), former, slug)).decode())
+
+
 def read_definition(value: object) -> Definition:
     """A definition as people send it. Raises DefinitionError that names every wrong field and why."""
     try:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from offbeat_server.common.instants import to_micros
-from offbeat_server.services import documents, monitors
+from offbeat_server.db.repositories.monitor_moves import MonitorPlace
+from offbeat_server.services import documents, monitor_moves, monitors
 from offbeat_server.web.api.schemas import requests, responses
 from offbeat_server.web.api.schemas.answers import monitor_answer, monitor_writer
 from offbeat_server.web.framework.monitor_status import MonitorFilter, find_monitors
@@ -66,6 +67,25 @@ async def get_monitors(call: Call[None, requests.MonitorsQuery]) -> ApiReply:
     wanted = MonitorFilter(project_id, set(query.status), query.tag, query.q)
     page = await find_monitors(call.deps.pool, wanted, MONITORS.place(query.cursor), query.limit, write.now)
     return ApiReply({"items": [write.write(row, seen) for row, seen in page.rows], "next_cursor": page.next_cursor})
+
+
+async def move(call: Call[requests.NewAddress, requests.InProject]) -> ApiReply:
+    """Rename a monitor, or move it to another project. Its id, keys, runs, incidents and history stay.
+
+    Pings and links by the former slug still reach it, until another monitor takes that slug. In the same project,
+    everything that names the monitor gets the new slug; the answer lists it. Into another project, the channels that
+    the monitor names must exist there, and a key that is for one project is not enough.
+    """
+    slug, project = slug_in(call), await project_of(call, call.query.project)
+    to = project if call.body.project is None else await project_of(call, call.body.project)
+    new = MonitorPlace(to.id, to.slug, call.body.slug or slug)
+    command = monitor_moves.MoveMonitor(
+        MonitorPlace(project.id, project.slug, slug), new, call.body.drop_references, expected_rev_in(call)
+    )
+    done = await monitor_moves.move_monitor(call.context, command, call.actor)
+    reply = await _monitor(call, to, new.slug)
+    references = [each._asdict() for each in done.references]
+    return reply._replace(value={"monitor": reply.value, "references": references})
 
 
 async def pause(call: Call[requests.Pause, requests.InProject]) -> ApiReply:
@@ -139,6 +159,16 @@ ROUTES = [
         headers=("If-Match", "If-None-Match"),
     ),
     Route("DELETE", "/monitors/{slug}", delete_monitor, None, "write", None, _IN, (204,), headers=("If-Match",)),
+    Route(
+        "POST",
+        "/monitors/{slug}/move",
+        move,
+        responses.MovedAnswer,
+        "write",
+        requests.NewAddress,
+        _IN,
+        headers=("If-Match",),
+    ),
     Route("POST", "/monitors/{slug}/pause", pause, _ONE, "write", requests.Pause, _IN, body_required=False),
     Route("POST", "/monitors/{slug}/resume", resume, _ONE, "write", None, _IN),
     Route("POST", "/monitors/{slug}/snooze", snooze, _ONE, "write", requests.Snooze, _IN, body_required=False),

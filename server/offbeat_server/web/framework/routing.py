@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 
 from offbeat.strict_json import read_json
-from offbeat_server.common.errors import Problem
+from offbeat_server.common.errors import DatabaseDownError, Problem
 from offbeat_server.common.instants import Micros
 from offbeat_server.config import Settings
 from offbeat_server.db.pool import Pool, database_trouble
@@ -24,6 +24,7 @@ from offbeat_server.engine.model.definition_problems import problems_of
 from offbeat_server.services.context import Context
 from offbeat_server.web.framework.addresses import base_url
 from offbeat_server.web.framework.authorization import Access, Principal, Right
+from offbeat_server.web.framework.moved import present_address, with_present_address
 from offbeat_server.web.framework.problems import ApiError, answer_of
 
 ROOT = "/api/v1"
@@ -133,6 +134,7 @@ async def _router_refusals(request: web.Request, handler: Handler) -> web.Stream
 
 def _handler(route: Route, deps: Deps) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
+        principal: Principal | None = None
         try:
             with database_trouble():
                 principal = await deps.access.admit(request, route.needs)
@@ -142,9 +144,23 @@ def _handler(route: Route, deps: Deps) -> Handler:
                     reply = await route.handler(Call(request, deps, principal, body, query))
                 return _response(reply, route.content_type)
         except Exception as error:
-            return answer_of(error, request)
+            return answer_of(await _with_present_address(error, deps, route, request, principal), request)
 
     return handle
+
+
+async def _with_present_address(
+    error: Exception, deps: Deps, route: Route, request: web.Request, principal: Principal | None
+) -> Exception:
+    """The error; of a monitor that was renamed or moved, with its present address."""
+    if principal is None:
+        return error
+    try:
+        with database_trouble():
+            address = await present_address(deps.pool, principal, request, route.path, error)
+    except DatabaseDownError:
+        return error
+    return with_present_address(error, address)
 
 
 def _response(reply: ApiReply, content_type: str) -> web.Response:

@@ -28,6 +28,7 @@ from offbeat_server.db.pool import database_trouble
 from offbeat_server.db.repositories import changes
 from offbeat_server.web.framework import sessions
 from offbeat_server.web.framework.authorization import NOBODY, Right
+from offbeat_server.web.framework.moved import present_address
 from offbeat_server.web.framework.problems import ApiError, api_error_of
 from offbeat_server.web.framework.routing import REQUEST_S_MAX, Caller, Deps
 from offbeat_server.web.ui import template_filters
@@ -120,6 +121,7 @@ def _to_page_above(path: str, seen: Container[str]) -> Handler:
 
 def _handler(page: UiRoute, deps: Deps) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
+        visit: Visit | web.Response | None = None
         try:
             with database_trouble():
                 visit = await _admit(page, deps, request)
@@ -130,9 +132,27 @@ def _handler(page: UiRoute, deps: Deps) -> Handler:
         except Exception as error:
             if isinstance(error, web.HTTPException) and error.status < 400:
                 raise
+            if isinstance(visit, Visit) and (present := await _present_page(visit, page, error)) is not None:
+                return redirect(present)
             return await _trouble(deps, request, page, error)
 
     return handle
+
+
+async def _present_page(visit: Visit, page: UiRoute, error: Exception) -> str | None:
+    """The page of a monitor that was renamed or moved since its link was made."""
+    if page.method != "GET":
+        return None
+    try:
+        with database_trouble():
+            address = await present_address(visit.deps.pool, visit.principal, visit.request, page.path, error)
+    except DatabaseDownError:
+        return None
+    if address is None or not address.visible:
+        return None
+    rest = page.path.removeprefix("/monitors/{slug}")
+    more = {name: value for name, value in visit.request.query.items() if name != "project"}
+    return address_of("monitors", address.slug, address.project, rest if "{" not in rest else "", **more)
 
 
 async def _admit(page: UiRoute, deps: Deps, request: web.Request) -> Visit | web.Response:

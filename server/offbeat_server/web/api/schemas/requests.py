@@ -36,6 +36,18 @@ class NewMonitor(MonitorBody):
     slug: Slug | None = Field(None, description="None: generated from the name.")
 
 
+class NewAddress(InputDocument):
+    """The new address of a monitor. A field that is left out stays as it is."""
+
+    slug: Slug | None = Field(None, description="The new slug. None: as it is.")
+    project: Slug | None = Field(None, description="Slug of the new project. None: as it is.")
+    drop_references: bool = Field(
+        False,
+        description="Into another project: remove the `after` and `depends_on` by which this monitor and others of its "
+        "former project name one another. Otherwise such a move is refused.",
+    )
+
+
 class NewSecretBody(InputDocument):
     """How to generate a signing secret."""
 

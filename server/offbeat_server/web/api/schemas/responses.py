@@ -28,6 +28,7 @@ ChangeKind = Literal[
     "project",
     "window",
     "key",
+    "move",
     "pause",
     "resume",
     "snooze",
@@ -203,6 +204,23 @@ class IncidentAnswer(Answer):
     revised: bool = Field(description="True: a later ping or a repair has changed it after it was recorded.")
     acknowledged_at: Rfc3339 | None = Field(description="When a person acknowledged it. Null: not acknowledged.")
     acknowledged_by: str | None = Field(description="The person or key that acknowledged it. Null: not acknowledged.")
+
+
+class ReferenceAnswer(Answer):
+    """A reference to a monitor that was renamed (it has the new slug now) or moved (it was removed)."""
+
+    kind: Literal["monitor", "window"] = Field(description="The kind of the object that names the monitor.")
+    slug: str = Field(description="The slug of that object.")
+    field: Literal["after", "depends_on", "monitors"] = Field(description="Its field.")
+
+
+class MovedAnswer(Answer):
+    """A monitor at its new address."""
+
+    monitor: MonitorAnswer = Field(description="The monitor.")
+    references: list[ReferenceAnswer] = Field(
+        description="References that were changed by a rename, or removed by a move to another project."
+    )
 
 
 class NoteAnswer(Answer):

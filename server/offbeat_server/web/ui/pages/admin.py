@@ -27,7 +27,7 @@ KEYS_SHOWN = 1_000
 NO_PROJECT: Mapping[str, Any] = {"slug": "", "name": ""}  # the empty form of a new one
 _MADE = "offbeat-made-key"
 KINDS = (
-    *("monitor", "channel", "project", "key", "pause", "resume", "snooze", "acknowledge", "resolve", "comment"),
+    *("monitor", "channel", "project", "key", "move", "pause", "resume", "snooze", "acknowledge", "resolve", "comment"),
     *("close", "window"),
 )
 
