@@ -848,7 +848,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     ),
     "a backfill is a failure in a row": (execution, "record_failure", _counted),
     "a ping of a backfill is a sign of life": (pings, "_is_of_backfill", lambda ping, run, known: False),
-    "another execution goes on with the run": (pings, "is_of_another_execution", lambda run, ping: False),
+    "another execution goes on with the run": (Run, "is_of_another_execution", lambda run, ping: False),
     "a second address starts no second run": (pings, "_watch_for_double_start", lambda *given: None),
 }
 

@@ -302,6 +302,12 @@ class Server:
             is_json = "json" in response.content_type and "ndjson" not in response.content_type
             return Answer(response.status, _loads(text) if is_json else text, response.headers)
 
+    async def put(self, path: str, body: Any) -> Any:
+        """Make or change something below /api/v1; the answer."""
+        answer = await self.api("PUT", f"/api/v1/{path}", body)
+        assert answer.status in (200, 201), answer.body
+        return answer.body
+
     async def kill(self) -> None:
         """SIGKILL to the main process, as the kernel does when memory runs out; workers notice it themselves."""
         await self._end(signal.SIGKILL)

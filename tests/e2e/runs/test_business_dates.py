@@ -20,12 +20,6 @@ async def server(database_url: str) -> AsyncIterator[Server]:
         yield server
 
 
-async def put(server: Server, path: str, body: dict[str, Any]) -> Any:
-    answer = await server.api("PUT", f"/api/v1/{path}", body)
-    assert answer.status in (200, 201), answer.body
-    return answer.body
-
-
 async def ping(server: Server, monitor: dict[str, Any], path: str) -> str:
     """Send one ping; the header that names what was ignored or changed."""
     async with server.session.get(f"/api/v1/heartbeat/{monitor['key']}{path}") as answer:
@@ -35,8 +29,8 @@ async def ping(server: Server, monitor: dict[str, Any], path: str) -> str:
 
 async def test_a_failed_night_is_resolved_by_its_own_date_alone(server: Server) -> None:
     async with Receiver() as receiver:
-        await put(server, "channels/hook", {"kind": "webhook", "url": f"{receiver.url}/hook", "default": True})
-        job = await put(server, "monitors/job", {"cron": "0 2 * * *", "grace": "1h"})
+        await server.put("channels/hook", {"kind": "webhook", "url": f"{receiver.url}/hook", "default": True})
+        job = await server.put("monitors/job", {"cron": "0 2 * * *", "grace": "1h"})
         await ping(server, job, f"/start?run=etl-{FAILED}")
         await ping(server, job, f"/fail?run=etl-{FAILED}")
         await receiver.wait_count(1)
@@ -70,7 +64,7 @@ async def test_a_failed_night_is_resolved_by_its_own_date_alone(server: Server) 
 
 
 async def test_the_client_names_the_date(server: Server) -> None:
-    job = await put(server, "monitors/job", {"cron": "0 2 * * *"})
+    job = await server.put("monitors/job", {"cron": "0 2 * * *"})
     options = ("--for", BACKFILL, "--backfill", "--attempt", "3", "--execution", "pod-7")
     done = await offbeat("exec", *options, job["key"], "--", "true", url=server.url)
     assert done.code == 0, done.err
@@ -100,7 +94,7 @@ async def test_the_client_names_the_date(server: Server) -> None:
     ],
 )
 async def test_what_cannot_be_read_is_left_out_and_named(server: Server, query: str, ignored: str) -> None:
-    job = await put(server, "monitors/job", {})
+    job = await server.put("monitors/job", {})
     assert await ping(server, job, f"?{query}") == ignored
     (stored,) = (await server.api("GET", "/api/v1/monitors/job/pings")).body["items"]
     assert (stored["business_date"], stored["backfill"], stored["attempt"]) == (None, False, None)
@@ -108,7 +102,7 @@ async def test_what_cannot_be_read_is_left_out_and_named(server: Server, query: 
 
 async def test_dates_that_no_schedule_has_are_runs_of_their_own(server: Server) -> None:
     """Ten years ahead, no date at all, and many dates at once: no other night is touched."""
-    job = await put(server, "monitors/job", {"cron": "0 2 * * *", "grace": "1h"})
+    job = await server.put("monitors/job", {"cron": "0 2 * * *", "grace": "1h"})
     await ping(server, job, f"/fail?run={FAILED}")
     labels = [f"{TODAY.year + 9}-01-01", "batch-17", *(str(TODAY - timedelta(days)) for days in range(10, 110))]
     lines = "".join(

@@ -39,6 +39,11 @@ CASES: dict[str, tuple[Sequence[str], str, int]] = {
         "done",
         3,
     ),
+    "a ping of another execution counts for nothing": (
+        ("start?run=r&execution=blue", *BEGUN[1:], DONE[0], f"{DONE[1]}&execution=green", DONE[2]),
+        "running",
+        2,
+    ),
     "no job leaves": ((*BEGUN, *DONE[:2], "leave?run=r&stage=work&task=z"), "running", 2),
 }
 

@@ -21,12 +21,6 @@ async def server(database_url: str) -> AsyncIterator[Server]:
         yield server
 
 
-async def put(server: Server, path: str, body: dict[str, Any]) -> Any:
-    answer = await server.api("PUT", f"/api/v1/{path}", body)
-    assert answer.status in (200, 201), answer.body
-    return answer.body
-
-
 async def ping(server: Server, monitor: dict[str, Any], *signals: str) -> None:
     lines = "".join(f'{{"key":"{monitor["key"]}","status":"{signal}"}}\n' for signal in signals)
     async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
@@ -62,13 +56,11 @@ async def test_an_added_channel_gets_open_incidents_and_every_notified_channel_g
 ) -> None:
     async with Receiver() as receiver:
         for name in ("kept", "removed", "added", "other"):
-            await put(
-                server, f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}", "default": False}
-            )
-        job = await put(server, "monitors/job", {"channels": ["kept", "removed"]})
+            await server.put(f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}", "default": False})
+        job = await server.put("monitors/job", {"channels": ["kept", "removed"]})
         await ping(server, job, "fail")
         await receiver.wait_count(2)
-        await put(server, "monitors/job", {"channels": ["kept", "added"]})
+        await server.put("monitors/job", {"channels": ["kept", "added"]})
         await receiver.wait_count(3)
         await ping(server, job, "success")
         await receiver.wait_count(6)
@@ -82,8 +74,8 @@ async def test_an_added_channel_gets_open_incidents_and_every_notified_channel_g
 
 async def test_the_recovery_names_all_runs_who_acknowledged_and_the_last_comments(server: Server) -> None:
     async with Receiver() as receiver:
-        await put(server, "channels/hook", {"kind": "webhook", "url": receiver.url})
-        job = await put(server, "monitors/job", {})
+        await server.put("channels/hook", {"kind": "webhook", "url": receiver.url})
+        job = await server.put("monitors/job", {})
         await ping_run(server, job, "start monday", "start tuesday", "fail monday", "fail tuesday")
         await receiver.wait_for(lambda r: r.json["type"] == "incident.opened")
         (listed,) = (await server.api("GET", "/api/v1/incidents")).body["items"]
@@ -106,10 +98,10 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_get
 ) -> None:
     gone = Behaviour(status=410)
     async with Receiver() as receiver, Receiver(gone) as broken:
-        await put(server, "channels/good", {"kind": "webhook", "url": f"{receiver.url}/good"})
-        await put(server, "channels/bad", {"kind": "webhook", "url": f"{broken.url}/bad", "default": False})
-        job = await put(server, "monitors/job", {"channels": ["bad"]})
-        short = await put(server, "monitors/short", {"channels": ["bad"]})
+        await server.put("channels/good", {"kind": "webhook", "url": f"{receiver.url}/good"})
+        await server.put("channels/bad", {"kind": "webhook", "url": f"{broken.url}/bad", "default": False})
+        job = await server.put("monitors/job", {"channels": ["bad"]})
+        short = await server.put("monitors/short", {"channels": ["bad"]})
         await ping(server, job, "fail")
         await ping(server, short, "fail")
         alert = await receiver.wait_for(lambda r: r.json["type"] == "offbeat.operator")
@@ -121,7 +113,7 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_get
         assert await is_alarming(server, "/channels", "/channels/bad", "/channels/good") == [True, True, False]
         await broken.wait_count(2)
         await ping(server, short, "success")  # while nothing of it has arrived: its end must not be sent there
-        await put(server, "channels/bad", {"kind": "webhook", "url": f"{receiver.url}/bad", "default": False})
+        await server.put("channels/bad", {"kind": "webhook", "url": f"{receiver.url}/bad", "default": False})
         first = await receiver.wait_for(lambda r: r.path == "/bad")
         assert (first.json["type"], first.json["data"]["monitor"]) == ("incident.opened", "job")
         await ping(server, job, "success")
@@ -142,8 +134,8 @@ async def test_a_broken_channel_is_reported_on_the_others_and_a_repaired_one_get
 
 async def test_an_incident_shows_that_a_digest_reported_it(server: Server, database: asyncpg.Connection) -> None:
     async with Receiver() as receiver:
-        await put(server, "channels/hook", {"kind": "webhook", "url": receiver.url, "default": True})
-        jobs = [await put(server, f"monitors/job-{number}", {}) for number in range(12)]
+        await server.put("channels/hook", {"kind": "webhook", "url": receiver.url, "default": True})
+        jobs = [await server.put(f"monitors/job-{number}", {}) for number in range(12)]
         lines = "".join(f'{{"key":"{job["key"]}","status":"{end}"}}\n' for job in jobs for end in ("fail", "success"))
         async with server.session.post("/api/v1/heartbeats", data=lines) as answer:
             assert answer.status == 200
@@ -169,8 +161,8 @@ async def test_a_deleted_channel_gets_no_alert_and_nothing_waits_for_it(
 ) -> None:
     async with Receiver() as receiver:
         for name in ("kept", "gone"):
-            await put(server, f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}", "default": True})
-        job = await put(server, "monitors/job", {})
+            await server.put(f"channels/{name}", {"kind": "webhook", "url": f"{receiver.url}/{name}", "default": True})
+        job = await server.put("monitors/job", {})
         await ping(server, job, "fail")
         await receiver.wait_count(2)
         assert (await server.api("DELETE", "/api/v1/channels/gone")).status == 204
@@ -183,7 +175,7 @@ async def test_a_deleted_channel_gets_no_alert_and_nothing_waits_for_it(
 async def test_an_incident_within_one_transaction_has_both_its_ends(
     server: Server, database: asyncpg.Connection
 ) -> None:
-    job = await put(server, "monitors/job", {})
+    job = await server.put("monitors/job", {})
     await ping(server, job, "success", "fail", "success")
 
     async def kinds() -> list[str]:

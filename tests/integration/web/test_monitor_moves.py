@@ -21,12 +21,6 @@ async def server(database_url: str) -> AsyncIterator[Server]:
         yield server
 
 
-async def put(server: Server, path: str, body: dict[str, Any]) -> Any:
-    answer = await server.api("PUT", f"/api/v1/{path}", body)
-    assert answer.status in (200, 201), answer.body
-    return answer.body
-
-
 async def move(server: Server, slug: str, body: dict[str, Any], status: int = 200, query: str = "") -> Any:
     answer = await server.api("POST", f"/api/v1/monitors/{slug}/move{query}", body)
     assert answer.status == status, answer.body
@@ -53,11 +47,11 @@ async def is_status(server: Server, slug: str, status: str, query: str = "") -> 
 
 async def test_a_renamed_monitor_keeps_key_runs_and_incident_and_all_that_name_it_follow(server: Server) -> None:
     async with Receiver() as receiver:
-        await put(server, "channels/hook", {"kind": "webhook", "url": receiver.url})
-        job = await put(server, "monitors/job", {"tags": ["etl"]})
-        await put(server, "monitors/report", {"after": {"monitor": "job", "within": "1h"}, "depends_on": ["job"]})
+        await server.put("channels/hook", {"kind": "webhook", "url": receiver.url})
+        job = await server.put("monitors/job", {"tags": ["etl"]})
+        await server.put("monitors/report", {"after": {"monitor": "job", "within": "1h"}, "depends_on": ["job"]})
         window = {"start": "2020-01-01T00:00:00Z", "end": "2020-01-01T01:00:00Z", "monitors": ["other", "job"]}
-        await put(server, "windows/night", window)
+        await server.put("windows/night", window)
         await ping(server, f"/api/v1/heartbeat/{job['key']}/fail?run=r1")
         await receiver.wait_for(lambda r: r.json["type"] == "incident.opened")
         moved = await move(server, "job", {"slug": "load"})
@@ -89,7 +83,7 @@ async def test_a_renamed_monitor_keeps_key_runs_and_incident_and_all_that_name_i
 
 async def test_pings_and_links_by_the_former_slug_work_until_another_monitor_takes_it(server: Server) -> None:
     project = (await server.api("GET", "/api/v1/projects/default")).body
-    await put(server, "monitors/job", {"every": "1h"})
+    await server.put("monitors/job", {"every": "1h"})
     await ping(server, f"/ping/{project['ping_key']}/job")
     await move(server, "job", {"slug": "load"})
     for address in (f"/ping/{project['ping_key']}/job", f"/ping/{project['ping_key']}/load"):
@@ -106,7 +100,7 @@ async def test_pings_and_links_by_the_former_slug_work_until_another_monitor_tak
         for page in ("", "/settings", "/runs"):
             status, _, headers = await visitor.get(f"/monitors/job{page}")
             assert (status, headers["Location"]) == (303, f"/monitors/load{page}")
-    other = await put(server, "monitors/job", {})
+    other = await server.put("monitors/job", {})
     await ping(server, f"/api/v1/heartbeat/{other['key']}")  # then the server knows the new monitor
     await ping(server, f"/ping/{project['ping_key']}/job")
     assert len((await server.api("GET", "/api/v1/monitors/job/pings")).body["items"]) == 2
@@ -122,7 +116,7 @@ async def test_pings_and_links_by_the_former_slug_work_until_another_monitor_tak
 
 async def test_of_too_many_former_slugs_the_oldest_are_forgotten(server: Server) -> None:
     slugs = [f"job-{number}" for number in range(FORMER_SLUGS_MAX + 2)]
-    await put(server, f"monitors/{slugs[0]}", {})
+    await server.put(f"monitors/{slugs[0]}", {})
     for old, new in pairwise(slugs):
         await move(server, old, {"slug": new})
     answers = [await shown(server, slug) for slug in slugs[:3]]
@@ -134,11 +128,11 @@ async def test_a_monitor_moves_with_its_open_incident_and_the_new_place_gets_its
     server: Server, database: asyncpg.Connection
 ) -> None:
     async with Receiver() as receiver:
-        await put(server, "projects/other", {})
+        await server.put("projects/other", {})
         for project in ("default", "other"):
             channel = {"kind": "webhook", "url": f"{receiver.url}/{project}"}
-            await put(server, f"channels/hook?project={project}", channel)
-        job = await put(server, "monitors/job", {})
+            await server.put(f"channels/hook?project={project}", channel)
+        job = await server.put("monitors/job", {})
         ping_key = (await server.api("GET", "/api/v1/projects/default")).body["ping_key"]
         await ping(server, f"/api/v1/heartbeat/{job['key']}/fail")
         await receiver.wait_for(lambda r: (r.path, r.json["type"]) == ("/default", "incident.opened"))
@@ -172,11 +166,11 @@ async def test_a_monitor_moves_with_its_open_incident_and_the_new_place_gets_its
 
 
 async def test_what_stands_against_a_move_is_listed_and_references_can_be_dropped(server: Server) -> None:
-    await put(server, "projects/other", {})
-    await put(server, "channels/pager", {"kind": "log"})
-    await put(server, "monitors/db", {})
-    await put(server, "monitors/job", {"depends_on": ["db"], "channels": ["pager"]})
-    await put(server, "monitors/report", {"after": {"monitor": "job", "within": "1h"}})
+    await server.put("projects/other", {})
+    await server.put("channels/pager", {"kind": "log"})
+    await server.put("monitors/db", {})
+    await server.put("monitors/job", {"depends_on": ["db"], "channels": ["pager"]})
+    await server.put("monitors/report", {"after": {"monitor": "job", "within": "1h"}})
     refused = await move(server, "job", {"project": "other"}, 409)
     assert [(each["field"], each["reason"].partition(":")[0]) for each in refused["errors"]] == [
         ("channels", "there is no channel 'pager' in the project other"),
@@ -184,7 +178,7 @@ async def test_what_stands_against_a_move_is_listed_and_references_can_be_droppe
         ("after", "monitor report names this monitor in after"),
     ]
     assert (await move(server, "job", {"slug": "db"}, 409))["detail"].startswith("There is a monitor db")
-    await put(server, "channels/pager?project=other", {"kind": "log"})
+    await server.put("channels/pager?project=other", {"kind": "log"})
     moved = await move(server, "job", {"project": "other", "drop_references": True})
     assert [(each["slug"], each["field"]) for each in moved["references"]] == [
         ("job", "depends_on"),
@@ -195,8 +189,8 @@ async def test_what_stands_against_a_move_is_listed_and_references_can_be_droppe
 
 
 async def test_a_key_of_one_project_cannot_move_a_monitor_to_another(server: Server) -> None:
-    await put(server, "projects/other", {})
-    await put(server, "monitors/job", {})
+    await server.put("projects/other", {})
+    await server.put("monitors/job", {})
     made = await server.api("POST", "/api/v1/keys", {"name": "one", "role": "admin", "project": "default"})
     headers = {"X-Api-Key": made.body["key"]}
     for body, status in (({"project": "other"}, 404), ({"slug": "load"}, 200)):
@@ -206,9 +200,9 @@ async def test_a_key_of_one_project_cannot_move_a_monitor_to_another(server: Ser
 
 async def test_a_restart_after_a_move_decides_nothing_again(database_url: str) -> None:
     async with Server(database_url) as server:
-        await put(server, "projects/other", {})
-        job = await put(server, "monitors/job", {})
-        await put(server, "monitors/report", {"after": {"monitor": "job", "within": "1h"}})
+        await server.put("projects/other", {})
+        job = await server.put("monitors/job", {})
+        await server.put("monitors/report", {"after": {"monitor": "job", "within": "1h"}})
         await ping(server, f"/api/v1/heartbeat/{job['key']}/start?run=r1")
         await ping(server, f"/api/v1/heartbeat/{job['key']}/fail?run=r2")
         assert await is_status(server, "job", "down")

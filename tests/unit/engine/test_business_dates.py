@@ -9,13 +9,13 @@ from offbeat_server.common.instants import SECOND, Micros
 from offbeat_server.engine.decisions import IncidentChanged
 from offbeat_server.engine.model.definition import read_definition
 from offbeat_server.engine.schedule.business_dates import (
-    expected_slot,
     in_run_id,
     is_earlier,
     named,
-    of_slot,
     present_slot,
 )
+from offbeat_server.engine.schedule.calendar import Calendar, last_slot
+from offbeat_server.engine.schedule.due_times import expected_slot
 from tests.support.engine import Scene
 
 AT: Micros = 1_767_571_200 * SECOND  # 2026-01-05 00:00 UTC
@@ -86,19 +86,44 @@ def test_a_pattern_that_names_no_date_is_refused(pattern: str) -> None:
         read_definition({"run_date": pattern})
 
 
-@pytest.mark.parametrize("cron", ["0 2 * * *", "0 2 1 * *", "0 2 29 2 *", "*/5 * * * *", "0 2 * * 1-5"])
-@pytest.mark.parametrize("hours", [0, 1, 2, 3, 30, 1_000, 20_000])
-def test_the_present_slot_is_the_last_one_or_the_next_if_a_ping_counts_for_it(cron: str, hours: int) -> None:
-    """By a search through all slots of the years before."""
-    definition = read_definition({"cron": cron, "grace": "10m"})
-    at = AT + hours * 3_600 * SECOND - 300 * SECOND
+@pytest.mark.parametrize(
+    ("kind", "text", "days"),
+    [
+        ("cron", "0 2 * * *", 370),
+        ("cron", "0 2 1 * *", 370),
+        ("cron", "*/5 * * * *", 2),
+        ("cron", "0 2 * * 1-5", 370),
+        ("cron", "* 0-1 * * 1", 40),
+        ("cron", "*/7 * 1 1 *", 370),
+        ("oncalendar", "*-01-01 00:00/3", 370),
+    ],
+)
+@pytest.mark.parametrize("hours", [0, 1, 3, 30, 1_000, 8_000])
+def test_the_last_slot_is_that_of_a_search_through_all(kind: str, text: str, days: int, hours: int) -> None:
+    slots, at = Calendar(kind, text, "UTC"), AT + hours * 3_600 * SECOND - 300 * SECOND
+    slot = slots.next_after(at - days * 86_400 * SECOND)
+    for _ in range(2_000):
+        assert slot is not None and slot <= at
+        following = slots.next_after(slot)
+        if following is None or following > at:
+            break
+        slot = following
+    assert last_slot(slots, at) == slot
+
+
+def test_a_slot_of_a_leap_day_is_found_and_one_of_long_ago_is_not() -> None:
+    leap = Calendar("cron", "0 2 29 2 *", "UTC")
+    assert last_slot(leap, AT) == 1_709_172_000 * SECOND
+    assert last_slot(Calendar("oncalendar", "2031-01-01", "UTC"), AT) is None
+
+
+@pytest.mark.parametrize(("minutes", "present"), [(-30, -1_440), (-9, 0), (0, 0), (700, 0)])
+def test_the_present_slot_is_the_last_one_or_the_next_if_a_ping_counts_for_it(minutes: int, present: int) -> None:
+    definition = read_definition({"cron": "0 2 * * *", "grace": "10m"})
+    slot = AT + 7_200 * SECOND
+    at = slot + minutes * 60 * SECOND
     expected = expected_slot(definition, None, at, suspended=False)
-    present = present_slot(definition, expected, at)
-    assert expected is not None and present is not None
-    assert present <= at or (present == expected and present - at <= 600 * SECOND)
-    assert of_slot(definition, present) <= of_slot(definition, expected)
-    later = expected_slot(definition, None, present + 601 * SECOND, suspended=False)
-    assert present == expected or (later is not None and later > at), "no slot lies between the present one and now"
+    assert present_slot(definition, expected, at) == slot + present * 60 * SECOND
 
 
 def test_a_miss_names_the_run_that_came_for_another_date() -> None:

@@ -17,7 +17,7 @@ from offbeat_server.common.instants import Micros, to_datetime, to_micros
 from offbeat_server.db import sql_loader
 from offbeat_server.engine.model.definition import load_definition
 from offbeat_server.engine.model.enums import Verdict, member_or
-from offbeat_server.engine.model.ping import AFTER_ALL, Ping, Position
+from offbeat_server.engine.model.ping import AFTER_ALL, Ping, PingOptions, Position
 from offbeat_server.engine.model.run import Run
 
 _SQL = sql_loader.load("pages")
@@ -37,6 +37,7 @@ class ClientRun:
         started_at = to_micros(row["started_at"]) if row["started_at"] is not None else None
         first = started_at if started_at is not None else to_micros(row["last_ping_at"])
         self.run = Run(row["number"], self.run_id, started_at, first)
+        self.run.execution = row["execution"]
         self.position = Position(first - 1, AFTER_ALL, AFTER_ALL)
         self.finished_at: Micros | None = None
         self.ends_at: Micros | None = None  # no ping of it is later; None: it is open
@@ -76,6 +77,8 @@ class ClientRun:
         """Apply one ping. If all tasks of a stage have ended well with it, the stage is done, as in the engine."""
         if ping.signal == "leave":
             return  # only a member of a fleet leaves
+        if self.run.is_of_another_execution(ping):
+            return  # of the run with this id that this one superseded, or that superseded it
         self.run.apply(at, ping)
         if self._definition.follows_tasks:
             self.run.follow_task(at, ping)
@@ -141,4 +144,5 @@ def _ping(row: asyncpg.Record) -> Ping:
         row["total"],
         row["exit_code"],
         row["duration"],
+        options=None if row["options"] is None else PingOptions.load(row["options"]),
     )

@@ -106,7 +106,7 @@ select coalesce(min(accepted_through), now()) as through from writers where not 
 -- name: run_pings
 -- The next pings of several runs at once. A run without an id is identified by its monitor and time: there is only one.
 select w.n, l.at, l.writer, l.seq, l.signal, l.run, l.stage, l.task, l.done, l.total,
-       coalesce(l.exit_code, l.wide_exit_code) as exit_code, l.duration
+       coalesce(l.exit_code, l.wide_exit_code) as exit_code, l.duration, l.options
   from unnest($1::integer[], $2::text[], $3::timestamptz[], $4::integer[], $5::bigint[], $6::timestamptz[])
        with ordinality as w (monitor_id, run, after, writer, seq, through, n)
  cross join lateral (

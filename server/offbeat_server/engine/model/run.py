@@ -150,6 +150,20 @@ class Run:
             limits_changed = True
         return limits_changed
 
+    @property
+    def which(self) -> tuple[str | None, bool, bool, str | None]:
+        """What it is for and who started it: business date, whether that is named, whether backfill, execution."""
+        return self.business_date, self.is_date_named, self.is_backfill, self.execution
+
+    @which.setter
+    def which(self, values: tuple[str | None, bool, bool, str | None]) -> None:
+        self.business_date, self.is_date_named, self.is_backfill, self.execution = values
+
+    def is_of_another_execution(self, ping: Ping) -> bool:
+        """Whether a ping with the id of this run names another execution than the one that started it."""
+        execution = ping.options.execution if ping.options is not None and ping.run is not None else None
+        return execution is not None and self.execution is not None and execution != self.execution
+
     def group(self, stage: str) -> TaskGroup:
         """The tasks of a stage, or of the run itself."""
         group = self.tasks.get(stage)

@@ -38,8 +38,8 @@ class EndedRun(NamedTuple):
     forgotten: bool = False
 
     @property
-    def which(self) -> tuple[Any, ...]:
-        """Its business date, and the execution that started it."""
+    def which(self) -> tuple[str | None, bool, bool, str | None]:
+        """As of `Run`."""
         return self.business_date, self.is_date_named, self.is_backfill, self.execution
 
     def dump(self) -> list[Any]:
@@ -58,7 +58,7 @@ class EndedRun(NamedTuple):
             return self.content
         plain = Run(self.number, run, self.started, self.at)
         plain.finished_at, plain.verdict = self.at, self.verdict
-        plain.business_date, plain.is_date_named, plain.is_backfill, plain.execution = self.which
+        plain.which = self.which
         plain.exit_code = 0 if self.finish_key.split(" ", 2)[1:2] == ["0"] else None
         return plain
 
@@ -93,8 +93,7 @@ def _dump_content(ended: EndedRun) -> dict[str, Any] | int | None:
 def ended_run(run: Run, verdict: Verdict, at: Micros, begun: bool, finish_key: str) -> EndedRun:
     """Return what a late ping of a run needs to know that ended at `at`."""
     content = None if run.is_plain else run
-    which = (run.business_date, run.is_date_named, run.is_backfill, run.execution)
-    return EndedRun(run.number, verdict, at, begun, run.started_at, finish_key, *which, content=content)
+    return EndedRun(run.number, verdict, at, begun, run.started_at, finish_key, *run.which, content=content)
 
 
 def _load_ended(

@@ -14,7 +14,7 @@ from offbeat_server.engine.model.ping import Ping
 from offbeat_server.engine.model.run import Run
 from offbeat_server.engine.model.runs import EndedRun
 from offbeat_server.engine.schedule import business_dates
-from offbeat_server.engine.schedule.due_times import calendar_of
+from offbeat_server.engine.schedule.due_times import calendar_of, expected_slot
 
 
 class RunDate(NamedTuple):
@@ -51,7 +51,7 @@ def date_of(m: Monitor, ping: Ping, now: Micros) -> RunDate:
         return RunDate(date, date is not None, is_backfill, not is_backfill)
     suspended = m.incident is not None and m.incident.silent
     due = m.due if m.last_ping_at is not None else None  # before the first ping it is no slot
-    expected = business_dates.expected_slot(definition, due, now, suspended)
+    expected = expected_slot(definition, due, now, suspended)
     present = business_dates.present_slot(definition, expected, now)
     if date is None:
         shown = None if present is None else business_dates.of_slot(definition, present)

@@ -24,7 +24,6 @@ from offbeat_server.engine.rules.runs import (
     ANY_SUCCESS_DIALECTS,
     apply_run_ping,
     finish,
-    is_of_another_execution,
     note_late,
     open_run,
     revise,
@@ -158,7 +157,7 @@ def _watch_for_double_start(state: EngineState, m: Monitor, run: Run, entry: Ent
 
 def _goes_on(m: Monitor, run: Run, ping: Ping) -> bool:
     """Whether a start with the id of an open run is a sign of life, not another run with the same id."""
-    if is_of_another_execution(run, ping):
+    if run.is_of_another_execution(ping):
         return False
     return run.implicit or (run.hung is None and run.unverified_reason is None and not slot_has_come(m))
 
@@ -168,7 +167,7 @@ def _apply_finish(
 ) -> RunDate | None:
     runs = m.runs
     run = _run_to_end(runs, ping) if runs is not None else None
-    is_other = run is not None and is_of_another_execution(run, ping)
+    is_other = run is not None and run.is_of_another_execution(ping)
     if run is not None and not is_other:
         apply_run_ping(state, m, run, ping)
         finish(state, m, run, ping)
@@ -268,7 +267,7 @@ def _apply_sign_of_life(state: EngineState, m: Monitor, ping: Ping, known: RunDa
     runs = m.runs
     run = runs.find(ping.run) if runs is not None else None
     if run is not None:
-        if not is_of_another_execution(run, ping):
+        if not run.is_of_another_execution(ping):
             if apply_run_ping(state, m, run, ping):
                 state.queue_run(m, run)
             apply_total(state, m, run, ping)

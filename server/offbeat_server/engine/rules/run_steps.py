@@ -9,7 +9,7 @@ from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.business_dates import RunDate
 from offbeat_server.engine.rules.ended_runs import apply_late_step, belongs_to_ended_run
 from offbeat_server.engine.rules.incidents import clear, record_failure, update_reason
-from offbeat_server.engine.rules.runs import apply_run_ping, finish, is_of_another_execution, open_run, runs_of
+from offbeat_server.engine.rules.runs import apply_run_ping, finish, open_run, runs_of
 
 
 def apply_step_ping(state: EngineState, m: Monitor, ping: Ping, known: RunDate | None) -> RunDate | None:
@@ -18,7 +18,7 @@ def apply_step_ping(state: EngineState, m: Monitor, ping: Ping, known: RunDate |
         return None
     runs = runs_of(m)
     run = runs.find(ping.run)
-    if run is not None and is_of_another_execution(run, ping):
+    if run is not None and run.is_of_another_execution(ping):
         return None  # of the run that this one superseded
     date = before = None
     if run is None:

@@ -101,22 +101,11 @@ def open_run(
     return run, date
 
 
-def is_of_another_execution(run: Run, ping: Ping) -> bool:
-    """Whether a ping names another execution than the one that started this run."""
-    execution = ping.options.execution if ping.options is not None and ping.run is not None else None
-    return execution is not None and run.execution is not None and execution != run.execution
-
-
 def take_date(run: Run, date: RunDate, ping: Ping) -> None:
     """The run is for this date."""
     run.business_date, run.is_date_named, run.is_backfill = date.business_date, date.is_named, date.is_backfill
     if ping.options is not None:
         run.attempt, run.execution = ping.options.attempt, ping.options.execution
-
-
-def take_date_of(run: Run, ended: EndedRun) -> None:
-    """The run is for the date of one that has ended."""
-    run.business_date, run.is_date_named, run.is_backfill, run.execution = ended.which
 
 
 def _overlapped(m: Monitor, runs: MonitorRuns, ping: Ping) -> Run | None:
@@ -249,7 +238,7 @@ def close_by_hand(
             ended = ended._replace(content=content)
         runs.keep(run_id, ended)
         revised = Run(number, run_id, None, NO_PING)
-        take_date_of(revised, ended)
+        revised.which = ended.which
         revised.finished_at, revised.verdict, revised.reason = ended.at, verdict, reason
         state.revise_run(m, revised)
         _apply_verdict_by_hand(state, m, ended, run_id, reason, None)

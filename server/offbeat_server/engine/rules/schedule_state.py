@@ -14,7 +14,7 @@ from offbeat_server.engine.rules import reasons
 from offbeat_server.engine.rules.business_dates import RunDate, Success, is_about
 from offbeat_server.engine.rules.incidents import clear, record_failure
 from offbeat_server.engine.schedule import business_dates
-from offbeat_server.engine.schedule.due_times import calendar_of, due_after
+from offbeat_server.engine.schedule.due_times import calendar_of, due_after, expected_slot
 
 AWAITED_MAX = 1_000  # runs of the monitor before, per follower; the followers of later ones are not watched
 
@@ -54,7 +54,7 @@ def satisfy_schedule(state: EngineState, m: Monitor, run: str | None, date: RunD
             return
         m.due = due_after(definition, m.due, state.now, missed=suspended)
     else:
-        expected = business_dates.expected_slot(definition, m.due, state.now, suspended)
+        expected = expected_slot(definition, m.due, state.now, suspended)
         if date.serves:
             assert expected is not None  # a named date counts for a slot
             m.due = slots.next_after(max(expected, state.now))

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from offbeat_server.common.instants import SECOND, Micros, to_datetime
 from offbeat_server.engine.model.definition import Definition
+from offbeat_server.engine.schedule.calendar import last_slot
 from offbeat_server.engine.schedule.due_times import calendar_of, early_max, period_of
 from offbeat_server.engine.schedule.run_date_patterns import compile_pattern
 
@@ -27,7 +28,6 @@ _IN_RUN_ID = re.compile(
     rf"(?<![0-9])(?P<Y>\d{{4}})(?P<dash>-?)(?P<m>\d\d)(?P=dash)(?P<d>\d\d){_TIME}(?![0-9])", re.ASCII
 )
 _is_date = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d)?)?", re.ASCII).fullmatch
-_DATE_CHARS = len("2026-11-30")
 
 
 def of_slot(definition: Definition, slot: Micros) -> str:
@@ -71,18 +71,6 @@ def is_earlier(one: str, other: str) -> bool:
     return one[:length] < other[:length]
 
 
-def expected_slot(definition: Definition, due: Micros | None, at: Micros, suspended: bool) -> Micros | None:
-    """The slot that the schedule expects next at `at`; None: none. See S3.5 and S3.6 of docs/semantics.md.
-
-    `due` is what is due so far, None for nothing yet. `suspended`: `due` was missed already.
-    """
-    slots = calendar_of(definition)
-    if slots is None or (due is not None and not suspended):
-        return due
-    slot = slots.next_after(at - definition.grace - 1)
-    return slot if due is None or slot is None else max(due, slot)
-
-
 def present_slot(definition: Definition, expected: Micros | None, at: Micros) -> Micros | None:
     """The slot whose time it is at `at`: the expected one, or the last one before; None: there is none.
 
@@ -96,15 +84,7 @@ def present_slot(definition: Definition, expected: Micros | None, at: Micros) ->
         is_next = expected <= at or expected == slots.next_after(at)
         if expected <= at or (is_next and expected - at <= early_max(definition, expected, after)):
             return expected
-    length = period_of(definition) or 86_400 * SECOND
-    for _ in range(12):  # to more than ten years ago for a daily schedule
-        slot = slots.next_after(at - length)
-        if slot is not None and slot <= at:
-            while (later := slots.next_after(slot)) is not None and later <= at:
-                slot = later
-            return slot
-        length *= 2
-    return None
+    return last_slot(slots, at)
 
 
 @lru_cache(maxsize=1_000)

@@ -183,6 +183,32 @@ class Calendar:
                 yield instant
 
 
+LAST_SLOT_MAX: Micros = 10 * 366 * 86_400 * SECOND  # a slot that is longer ago is not looked for
+
+
+def last_slot(slots: Calendar, at: Micros) -> Micros | None:
+    """The last slot that is not later than `at`; None: none in ten years.
+
+    A calendar can only look forward. So this goes back by steps that double, and halves what is left until no slot
+    follows: few looks for a slot a day, some eighty if slots are a second apart on one day of a year.
+    """
+    back = 60 * _MINUTE
+    while (slot := slots.next_after(at - back)) is None or slot > at:
+        if back > LAST_SLOT_MAX:
+            return None
+        back *= 2
+    low, high = slot, at  # a slot, and an instant after which there is none up to `at`
+    while (later := slots.next_after(low)) is not None and later <= high:
+        low = later
+        middle = (low + high) // 2
+        after = slots.next_after(middle)
+        if after is not None and after <= high:
+            low = after
+        else:
+            high = middle
+    return low
+
+
 def _next_match(cron: CronSim, after: Micros) -> Micros | None:
     """The first local time later than `after` that an expression names."""
     cron.dt = wall_time(after).replace(microsecond=0)

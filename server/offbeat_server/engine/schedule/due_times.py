@@ -47,16 +47,27 @@ def due_after(definition: Definition, due: Micros | None, at: Micros, missed: bo
     if slots is None:
         return None
     if missed or due is None:
-        open_slot = slots.next_after(at - definition.grace - 1)
-        if open_slot is None:
+        due = expected_slot(definition, due, at, missed)
+        if due is None:
             return None
-        due = open_slot if due is None else max(due, open_slot)
     if at < due:
         if due != slots.next_after(at):
             return due  # the slot before it was served already
         after = slots.next_after(due)
         return after if due - at <= early_max(definition, due, after) else due
     return slots.next_after(at)
+
+
+def expected_slot(definition: Definition, due: Micros | None, at: Micros, suspended: bool) -> Micros | None:
+    """The slot that a calendar expects next at `at`; None: none. See S3.5 and S3.6 of docs/semantics.md.
+
+    `due` is what is due so far, None for nothing yet. `suspended`: `due` was missed already.
+    """
+    slots = calendar_of(definition)
+    if slots is None or (due is not None and not suspended):
+        return due
+    slot = slots.next_after(at - definition.grace - 1)
+    return slot if due is None or slot is None else max(due, slot)
 
 
 def early_max(definition: Definition, due: Micros, after: Micros | None) -> Micros:
