@@ -84,6 +84,7 @@ class KeyIndex(Service):
         self._use(_Known())
         self._ping_keys: dict[str, int] = {}
         self._former: dict[str, int] = {}  # project/slug -> monitor that was renamed or moved
+        self._former_slugs: dict[int, set[str]] = {}  # the same by monitor, without the project
         self.rev: int | None = None  # the last change included; None: not loaded yet
         self.complete = False  # else a key that is not found may be known to the database
         self._forgotten = 0  # how often Postgres has lost commits
@@ -135,7 +136,7 @@ class KeyIndex(Service):
             if bound is not None:
                 packed = self._known.slugs.get(f"{bound.project_id}/{slug}")
                 if packed is None or packed & _MONITOR_MASK != bound.monitor_id:
-                    return bound if bound.monitor_id in self._formerly(slug) else None
+                    return bound if slug in self._former_slugs.get(bound.monitor_id, ()) else None
         # A key that begins with another project's ping key would receive the other project's pings. Such a key can no
         # longer be added.
         return bound if project is None or bound is None or bound.project_id == project else None
@@ -147,9 +148,10 @@ class KeyIndex(Service):
         target = None if key is None else self.find(key)
         return None if target is None else KeyTarget(target.monitor_id, target.project_id)
 
-    def _formerly(self, slug: str) -> set[int]:
-        """The monitors that had this slug, in any project."""
-        return {monitor_id for address, monitor_id in self._former.items() if address.partition("/")[2] == slug}
+    def _use_former(self, former: dict[str, int]) -> None:
+        self._former, self._former_slugs = former, {}
+        for address, monitor_id in former.items():
+            self._former_slugs.setdefault(monitor_id, set()).add(address.partition("/")[2])
 
     def project_of(self, ping_key: str) -> int | None:
         """The project that this ping key opens."""
@@ -208,7 +210,7 @@ class KeyIndex(Service):
             if projects:
                 self._ping_keys = await self._source.ping_keys()
             if moves or (self._former and monitor_ids):  # a monitor that is new may have taken a former address
-                self._former = await self._source.former_slugs()
+                self._use_former(await self._source.former_slugs())
             if monitor_ids:
                 rows = await self._source.keys_of(monitor_ids)
                 # Nothing waits in between: a key that moves from one monitor to another is never unknown.
@@ -237,12 +239,14 @@ class KeyIndex(Service):
         rev = await self._source.rev()  # before the rest, so that nothing falls in between
         ping_keys, former = await self._source.ping_keys(), await self._source.former_slugs()
         if self.rev is None:
-            self._ping_keys, self._former = ping_keys, former
+            self._ping_keys = ping_keys
+            self._use_former(former)
         async for rows in self._source.all_keys():
             known.add(rows)
             await asyncio.sleep(0)
         self._use(known)
-        self._ping_keys, self._former, self.rev = ping_keys, former, rev
+        self._ping_keys, self.rev = ping_keys, rev
+        self._use_former(former)
         self.complete = forgotten == self._forgotten
         self._loaded.set()
         log.info("key_index.loaded", keys=len(self), seconds=round(monotonic() - started_s, 3))

@@ -82,12 +82,8 @@ async def rename(
     after = {**before, "slug": slug, "name": slug if before["name"] == row["slug"] else before["name"]}
     done.append(await _write(connection, row, place, place._replace(slug=slug), after, rev, references, actor))
     for other, number in zip(rows, revs, strict=True):
-        known = definitions.document_of(other)
-        new = {**known, "definition": with_renamed_reference(known["definition"], row["slug"], slug)}
-        await definitions.update_monitors(connection, [(other["id"], number, new)])
-        change = Change("monitor", place.project_id, other["id"], other["slug"], known, new)
-        await changes.record(connection, actor, [change], [number])
-        done.append(change)
+        definition = with_renamed_reference(other["definition"], row["slug"], slug)
+        done.append(await _redefine(connection, place.project_id, other, definition, number, actor))
     done += [await _rename_in_window(connection, place, name, [slug], slug, actor) for name in names]
     return done
 
@@ -104,13 +100,9 @@ async def move(
     done = []
     for name in sorted({each.slug for each in found if each.kind == "monitor"}):
         (other,) = await definitions.stored_monitors(connection, [(old.project_id, name)])
-        known = definitions.document_of(other)
         (rev,) = await changes.next_revs(connection, 1)
-        after = {**known, "definition": _without_reference(known["definition"], row["slug"])}
-        await definitions.update_monitors(connection, [(other["id"], rev, after)])
-        change = Change("monitor", old.project_id, other["id"], other["slug"], known, after)
-        await changes.record(connection, actor, [change], [rev])
-        done.append(change)
+        definition = _without_reference(other["definition"], row["slug"])
+        done.append(await _redefine(connection, old.project_id, other, definition, rev, actor))
     before = definitions.document_of(row)
     definition = {name: value for name, value in before["definition"].items() if name not in ("after", "depends_on")}
     after = {**before, "slug": new.slug, "definition": definition}
@@ -142,6 +134,18 @@ async def _write(
     before = {**definitions.document_of(row), "project_id": old.project_id, "project": old.project}
     moved = {**after, "project_id": new.project_id, "project": new.project, "references": references}
     change = Change("move", new.project_id, row["id"], new.slug, before, moved)
+    await changes.record(connection, actor, [change], [rev])
+    return change
+
+
+async def _redefine(
+    connection: Connection, project_id: int, row: asyncpg.Record, definition: dict[str, Any], rev: int, actor: str
+) -> Change:
+    """Give a monitor that refers to the one that moves another definition."""
+    before = definitions.document_of(row)
+    after = {**before, "definition": definition}
+    await definitions.update_monitors(connection, [(row["id"], rev, after)])
+    change = Change("monitor", project_id, row["id"], row["slug"], before, after)
     await changes.record(connection, actor, [change], [rev])
     return change
 

@@ -152,7 +152,7 @@ class Run:
 
     @property
     def which(self) -> tuple[str | None, bool, bool, str | None]:
-        """What it is for and who started it: business date, whether that is named, whether backfill, execution."""
+        """Its business date, whether that is named, whether it is a backfill, and the execution that started it."""
         return self.business_date, self.is_date_named, self.is_backfill, self.execution
 
     @which.setter

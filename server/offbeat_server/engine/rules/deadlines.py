@@ -75,10 +75,18 @@ def _run_for_another_date(m: Monitor, date: str, since: Micros) -> tuple[str | N
     if m.runs is None:
         return None
     dated: list[tuple[Micros, str | None, str | None]] = [
-        *((run.started_at or run.last_at, run.run, run.business_date) for run in m.runs.open.values()),
-        *((each.started or each.at, run, each.business_date) for run, each in m.runs.closed.items()),
+        *(
+            (run.started_at or run.last_at, run.run, run.business_date)
+            for run in m.runs.open.values()
+            if run.is_date_named
+        ),
+        *(
+            (each.started or each.at, run, each.business_date)
+            for run, each in m.runs.closed.items()
+            if each.is_date_named
+        ),
     ]
-    found = [each for each in dated if each[0] >= since and each[2] not in (None, date)]
+    found = [each for each in dated if each[0] >= since and each[2] != date]
     if not found:
         return None
     _, run_id, other = max(found, key=lambda each: each[0])
