@@ -354,7 +354,9 @@ class Definition(_Model):
     )
 
     fail_after: int = Field(1, ge=1, le=1000, description="Consecutive misses or failures before an incident opens.")
-    recover_after: int = Field(1, ge=1, le=1000, description="Consecutive successes before the incident is resolved.")
+    recover_after: int = Field(
+        1, ge=1, le=1000, description="Consecutive successes before the incident is resolved. See `recover_by`."
+    )
     depends_on: tuple[Slug, ...] = Field(
         (), max_length=50, description="Slugs of monitors. While one of them is down, this monitor sends no alerts."
     )
